@@ -24,6 +24,7 @@ from limbeck.runs.folder_state import is_finished
 from limbeck.runs.recorder import record
 from limbeck.runs.report.live import is_live, write_live_report
 from limbeck.runs.stage import StagePosition
+from limbeck.system import timing
 from limbeck.training.trainer import Run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -50,6 +51,21 @@ def test_the_report_reloads_itself_until_the_run_ends(
     assert seen == [(True, False, True)]
     assert not is_live(report) and is_finished(folder, e)
     assert "reloads itself" not in report.read_text(encoding="utf-8")
+
+
+def test_repeated_work_is_due_after_a_time_in_proportion_to_its_cost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    work = timing.RepeatedWork(0.05)
+    assert work.is_due
+    with work.measure():
+        now += 2
+    now += 39.9  # 2 s are a twentieth of 40 s
+    assert not work.is_due
+    now += 0.2
+    assert work.is_due
 
 
 def test_a_live_report_is_written_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,10 @@ from limbeck.runs.folder_state import OUTPUT_FILE
 from limbeck.studio.files import ROUTE, file_address
 from limbeck.studio.jobs import Jobs
 from limbeck.studio.run_output import RunOutput
+from limbeck.studio.run_watch import Curve, RunWatch
 from limbeck.studio.server import page_of
 from limbeck.studio.viewers import Viewers
+from limbeck.system.timing import RepeatedWork
 
 Scenario = Callable[[User], Awaitable[None]]
 
@@ -251,6 +253,39 @@ def test_a_finished_run_is_looked_at_by_its_address(studio: tuple[Path, Jobs]) -
 
     root, jobs = studio
     make_run(root / "disc")
+    visit(root, jobs, scenario, "/?run=disc")
+
+
+def test_curves_are_drawn_at_intervals_in_proportion_to_their_cost(
+    studio: tuple[Path, Jobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, curves, is_due = [], RunWatch.curves, True
+
+    def noted(watch: RunWatch) -> dict[str, Curve]:
+        drawn.append(watch.step)
+        return curves(watch)
+
+    async def scenario(user: User) -> None:
+        nonlocal is_due
+        is_due = False
+        with metrics.open("a", encoding="utf-8") as file:
+            file.write('{"step": 2, "loss": 1.0}\n')
+        await user.should_see("step 2 of", retries=100)
+        assert drawn == [1]
+        is_due = True
+        for _ in range(100):  # no new metrics are needed for it
+            if len(drawn) == 2:
+                break
+            await asyncio.sleep(0.1)
+        assert drawn == [1, 2]
+
+    root, jobs = studio
+    metrics = root / "disc" / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    (root / "disc" / "run.yaml").write_text("prompts: [a red disc]\n", encoding="utf-8")
+    metrics.write_text('{"step": 1, "loss": 1.0}\n', encoding="utf-8")
+    monkeypatch.setattr(RunWatch, "curves", noted)
+    monkeypatch.setattr(RepeatedWork, "is_due", property(lambda _: is_due))
     visit(root, jobs, scenario, "/?run=disc")
 
 

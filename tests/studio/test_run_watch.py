@@ -32,6 +32,16 @@ def test_a_run_that_resumes_from_its_checkpoint_is_read_anew(tmp_path: Path) -> 
     assert tail.read() and [row["step"] for row in tail.rows] == [1, 2]
 
 
+def test_values_of_single_rows_are_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    text = '{"step": %d, "loss": 2.0, "row_t": [0.5, 0.25], "row_gradient": [1.0, 2.0]}\n'
+    path.write_text(text % 1 + text % 2)
+    tail = MetricsTail(path)
+    assert tail.read() and tail.rows == [{"step": step, "loss": 2.0} for step in (1, 2)]
+    one, two = ([*row] for row in tail.rows)
+    assert all(a is b for a, b in zip(one, two, strict=True))  # each name is in memory once
+
+
 def test_a_curve_has_the_means_of_equal_bins() -> None:
     rows = [{"step": step, "loss": float(step)} for step in range(1, 11)]
     assert mean_curve(rows, "loss", 5) == ([2, 4, 6, 8, 10], [1.5, 3.5, 5.5, 7.5, 9.5])

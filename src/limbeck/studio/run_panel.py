@@ -20,6 +20,7 @@ from limbeck.studio.run_output import RunOutput
 from limbeck.studio.run_states import is_unstarted, remove_unstarted, run_state, title_of
 from limbeck.studio.run_watch import RunWatch
 from limbeck.studio.viewers import Viewers
+from limbeck.system.timing import RepeatedWork
 
 _COLORS = {
     "finished": "positive",
@@ -29,6 +30,7 @@ _COLORS = {
     "failed": "negative",
 }
 FRAME = "w-full border border-gray-300 rounded"  #: classes of what shows another page
+_MAX_SHARE = 0.05  #: of the time, spent on the curves: their cost grows with the steps
 _IN_3D = "3D"  #: the view that is a viewer and no image
 _NEWEST = -1
 _NO_OUTPUT = f"What a run that the Studio has started prints, in {OUTPUT_FILE} of its folder."
@@ -58,7 +60,8 @@ class RunPanel:
         self.root, self.jobs, self.viewers = root, jobs, viewers
         self.use_options, self.leave = use_options, leave
         self.watch, self.printed = RunWatch(folder), RunOutput(folder / OUTPUT_FILE)
-        self.is_3d = self.is_damaged = self.has_shown_failure = False
+        self.is_3d = self.is_damaged = self.has_shown_failure = self.has_new_metrics = False
+        self.drawing = RepeatedWork(_MAX_SHARE)
         self.described: Path | None = None  # the stage whose settings are shown
         self.steps, self.shown_step = 0, _NEWEST
         self._add_head()
@@ -124,11 +127,13 @@ class RunPanel:
 
     def refresh(self) -> None:
         """Show what is new in the folder."""
-        has_metrics = self.watch.refresh()
+        self.has_new_metrics |= self.watch.refresh()
         self._describe()
         self._show_state()
-        if has_metrics:
-            self.charts.show(self.watch.curves())
+        if self.has_new_metrics and self.drawing.is_due:
+            with self.drawing.measure():
+                self.charts.show(self.watch.curves())
+            self.has_new_metrics = False
         self._draw()
         self._show_report()
 

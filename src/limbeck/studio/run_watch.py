@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from sys import intern
 from typing import Any, NamedTuple
 
 from limbeck.runs.final_products import read_failures
@@ -15,7 +16,7 @@ from limbeck.runs.reopen import last_stage, stage_folders
 from limbeck.runs.report.run_data import RunData, read_run_data
 
 _POINTS = 200  #: points of a curve
-_NOT_CURVES = ("step", "evaluations", "seconds", "row_t", "row_gradient")
+_NOT_CURVES = ("step", "evaluations", "seconds")
 
 
 class Curve(NamedTuple):
@@ -35,6 +36,9 @@ class MetricsTail:
 
     Args:
         path: the file, which may not exist yet.
+
+    Attributes:
+        rows: the lines without the values of single rows of a batch, which no curve shows.
     """
 
     def __init__(self, path: Path):
@@ -53,9 +57,15 @@ class MetricsTail:
             file.seek(self._position)
             complete, newline, _ = file.read().rpartition(b"\n")
         self._position += len(complete) + len(newline)
-        new = [row for line in complete.split(b"\n") if (row := parse_row(line)) is not None]
+        parsed = [row for line in complete.split(b"\n") if (row := parse_row(line)) is not None]
+        new = [_without_lists(row) for row in parsed]
         self.rows += new
         return bool(new)
+
+
+def _without_lists(row: Mapping[str, Any]) -> dict[str, Any]:
+    # json.loads makes new strings of the names in every line
+    return {intern(name): value for name, value in row.items() if not isinstance(value, list)}
 
 
 class RunWatch:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from pathlib import Path
 
 from limbeck.system.background_writer import BackgroundWriter
+from limbeck.system.timing import RepeatedWork
 
 RELOAD_SECONDS = 10  #: a page of a run that goes on is loaded again after this time
 _MAX_SHARE = 0.02  #: of the time of a run that is spent on its live report
@@ -23,12 +23,12 @@ class LiveReport:
 
     def __init__(self, folder: Path, writer: BackgroundWriter):
         self.folder, self.writer = folder, writer
-        self._due_at = 0.0
+        self._work = RepeatedWork(_MAX_SHARE)
         self._pending = False
 
     def update(self) -> None:
         """Queue the report, unless the last one was written too recently for its cost."""
-        if self._pending or time.perf_counter() < self._due_at:
+        if self._pending or not self._work.is_due:
             return
         self._pending = True
         self.writer.submit(self._write)
@@ -41,11 +41,9 @@ class LiveReport:
             write_report([self.folder])
 
     def _write(self) -> None:
-        start = time.perf_counter()
-        with suppress(Exception):  # the run must not stop for its report
+        # the run must not stop for its report
+        with self._work.measure(), suppress(Exception):
             write_live_report(self.folder)
-        end = time.perf_counter()
-        self._due_at = end + (end - start) / _MAX_SHARE
         self._pending = False
 
 
