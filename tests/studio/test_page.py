@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -17,6 +19,8 @@ from nicegui.testing import User
 from nicegui.testing.user_simulation import user_simulation
 
 import limbeck as lb
+from limbeck.config.yaml import to_yaml
+from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.runs.folder_state import OUTPUT_FILE
 from limbeck.studio.files import ROUTE, file_address
 from limbeck.studio.jobs import Jobs
@@ -24,7 +28,9 @@ from limbeck.studio.run_output import RunOutput
 from limbeck.studio.run_watch import Curve, RunWatch
 from limbeck.studio.server import page_of
 from limbeck.studio.viewers import Viewers
+from limbeck.system.checkpoint import write_checkpoint
 from limbeck.system.timing import RepeatedWork
+from limbeck.training.experiment import Experiment
 
 Scenario = Callable[[User], Awaitable[None]]
 
@@ -254,6 +260,40 @@ def test_a_finished_run_is_looked_at_by_its_address(studio: tuple[Path, Jobs]) -
     root, jobs = studio
     make_run(root / "disc")
     visit(root, jobs, scenario, "/?run=disc")
+
+
+def test_an_export_is_repeated_for_a_newer_checkpoint_only(studio: tuple[Path, Jobs]) -> None:
+    async def scenario(user: User) -> None:
+        for exports in (1, 1, 2):
+            if exports == 2:
+                later = file.stat().st_mtime + 1
+                os.utime(checkpoint, (later, later))
+            user.find(marker="export").click()
+            assert (await user.download.next(timeout=60)).content == b"x" * exports
+        assert [path.name for path in file.parent.iterdir()] == ["step-00003.glb"]
+
+    root, _ = studio
+    folder, checkpoint = root / "disc", root / "disc" / "checkpoint.safetensors"
+    file = folder / "export" / "step-00003.glb"
+    folder.mkdir(parents=True)
+    e = Experiment(("a red disc",), model="gaussians", representation=GaussianSplats(), steps=9)
+    (folder / "run.yaml").write_text(to_yaml(e), encoding="utf-8")
+    (folder / "metrics.jsonl").write_text('{"step": 5, "loss": 1.0}\n', encoding="utf-8")
+    write_checkpoint(checkpoint, {}, {"step": 3})
+    old = time.time() - 300  # it runs no longer
+    for path in folder.iterdir():
+        os.utime(path, (old, old))
+    exporter = (  # writes one byte more each time
+        "import pathlib, sys\n"
+        "out, count = pathlib.Path(sys.argv[-1]), pathlib.Path('count')\n"
+        "text = (count.read_text() if count.exists() else '') + 'x'\n"
+        "out.parent.mkdir(exist_ok=True)\n"
+        "assert not out.exists()\n"
+        "for path in (count, out): path.write_text(text)\n"
+    )
+    jobs = Jobs((sys.executable, "-c", exporter))
+    visit(root, jobs, scenario, "/?run=disc")
+    jobs.close()
 
 
 def test_curves_are_drawn_at_intervals_in_proportion_to_their_cost(

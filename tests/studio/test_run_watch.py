@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import pytest
+
 from limbeck.studio.run_watch import MetricsTail, RunWatch, mean_curve
+from limbeck.system.checkpoint import write_checkpoint
 
 
 def line(step: int, **values: float | None) -> bytes:
@@ -49,6 +53,32 @@ def test_a_curve_has_the_means_of_equal_bins() -> None:
     gaps = [{"step": 1, "loss": None}, {"step": 2}, {"step": 3, "loss": 4.0}]
     assert mean_curve(gaps, "loss") == ([3], [4.0])
     assert mean_curve(gaps, "absent") == ([], [])
+
+
+def test_an_export_is_of_the_checkpoint_of_the_best_stage(tmp_path: Path) -> None:
+    watch = RunWatch(tmp_path)
+    with pytest.raises(ValueError, match="has no checkpoint yet: continue its run for a while"):
+        watch.export_file()
+    for name, step in (("1-field", 30), ("2-mesh", 40)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.yaml").write_text("prompts: [a]\n")
+        write_checkpoint(tmp_path / name / "checkpoint.safetensors", {}, {"step": step})
+        (tmp_path / name / "metrics.jsonl").write_bytes(line(step + 5))
+    watch.refresh()
+    assert watch.step == 45
+    assert watch.export_file() == tmp_path / "export" / "2-mesh-step-00040.glb"
+    (tmp_path / "best-stage.json").write_text('{"best": "1-field"}')
+    file = watch.export_file()
+    assert file == tmp_path / "export" / "1-field-step-00030.glb"
+    assert RunWatch(tmp_path / "1-field").export_file().name == "step-00030.glb"
+
+    assert not watch.is_exported(file)
+    file.parent.mkdir()
+    file.touch()
+    assert watch.is_exported(file)
+    seconds = (tmp_path / "1-field" / "checkpoint.safetensors").stat().st_mtime
+    os.utime(file, (seconds - 1, seconds - 1))  # the run was repeated since then
+    assert not watch.is_exported(file)
 
 
 def test_stages_images_and_time_left(tmp_path: Path) -> None:

@@ -272,9 +272,14 @@ class RunPanel:
             self.leave()
 
     async def _export(self) -> None:
-        """Export the asset as .glb, unless that was done at this step, and hand it over."""
-        file = self.watch.folder / "export" / f"step-{self.watch.step:05d}.glb"
-        if not file.is_file():
+        """Export the asset as .glb, unless that was done for this checkpoint, and hand it over."""
+        try:
+            file = self.watch.export_file()
+        except ValueError as error:
+            ui.notify(str(error), type="warning")
+            return
+        if not self.watch.is_exported(file):
+            file.unlink(missing_ok=True)  # of an older checkpoint, and never overwritten
             job = self.jobs.start_export(self.watch.folder, file)
             ui.notify("exporting, which takes some seconds")
             while job.is_running:

@@ -12,8 +12,9 @@ from limbeck.runs.final_products import read_failures
 from limbeck.runs.images import recorded_images
 from limbeck.runs.metrics_log import parse_row
 from limbeck.runs.notices_file import read_notices
-from limbeck.runs.reopen import last_stage, stage_folders
+from limbeck.runs.reopen import best_stage, last_stage, stage_folders
 from limbeck.runs.report.run_data import RunData, read_run_data
+from limbeck.system.checkpoint import read_metadata
 
 _POINTS = 200  #: points of a curve
 _NOT_CURVES = ("step", "evaluations", "seconds")
@@ -100,6 +101,29 @@ class RunWatch:
         stages = stage_folders(self.folder)  # the end of an earlier one may have failed, too
         failures = [failure for stage in stages for failure in read_failures(stage)]
         return read_notices(self.stage) + failures
+
+    def export_file(self) -> Path:
+        """File of the run's asset: of the stage and step that ``limbeck export`` takes.
+
+        Raises:
+            ValueError: if there is no checkpoint to export.
+        """
+        stage = best_stage(self.folder)
+        checkpoint = stage / "checkpoint.safetensors"
+        if not checkpoint.is_file():
+            raise ValueError(f"{stage} has no checkpoint yet: continue its run for a while")
+        prefix = "" if stage == self.folder else f"{stage.name}-"  # stages may have equal steps
+        step = read_metadata(checkpoint)["step"]
+        return self.folder / "export" / f"{prefix}step-{step:05d}.glb"
+
+    def is_exported(self, file: Path) -> bool:
+        """Whether an export is there and not older than the checkpoint.
+
+        Args:
+            file: ``export_file``.
+        """
+        checkpoint = best_stage(self.folder) / "checkpoint.safetensors"
+        return file.is_file() and file.stat().st_mtime_ns >= checkpoint.stat().st_mtime_ns
 
     def refresh(self) -> bool:
         """Look for a new stage and for new metrics; returns whether there are any."""
