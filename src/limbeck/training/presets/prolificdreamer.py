@@ -42,7 +42,7 @@ _FULL_CAMERAS = Orbit(
 
 @dataclass(frozen=True)
 class ProlificDreamerPreset(Preset):
-    """ProlificDreamer (Wang et al. 2023) in three stages.
+    """ProlificDreamer (Wang et al. 2023) in up to three stages.
 
     field: a radiance field by VSD. geometry: its surface by SDS. texture: the colors of the surface
     by VSD. A scene has the first stage only, and so has the size world unless last_stage is given.
