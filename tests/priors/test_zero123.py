@@ -178,6 +178,27 @@ def test_predictions_are_those_of_the_direct_computation(layout, polar, folders)
     assert all((part.eps - expected).abs().max() > 1e-3 for part in other)
 
 
+def test_the_camera_of_the_image_is_not_rounded_to_16_bits(folders, monkeypatch):
+    """The pose of the view of the image itself is none, exactly."""
+    folder = folders["Zero123Pipeline"]
+    model = load(Model(str(folder), pose_input="distance"), "cpu", "bfloat16")
+    camera, poses = ring((15.0, 5.0), distance=3.8).pose, []
+
+    def record_pose(*args):
+        poses.append(relative_pose(*args))
+        return poses[-1]
+
+    monkeypatch.setattr("limbeck.priors.zero123.relative_pose", record_pose)
+    with torch.no_grad():
+        pos = model.condition_on_view(torch.rand(1, 3, 16, 16), camera)
+        conditions = Conditions(pos, model.condition([""])).with_camera(camera)
+        found = model(normal(1, 4, 8, 8, dtype=torch.float32), torch.tensor([0.5]), conditions.pos)
+    assert torch.equal(
+        poses[0], relative_pose(camera[:, None, :3, 3], camera[:, None, :3, 3], False)
+    )
+    assert found[0].eps.dtype == torch.float32 and found[0].eps.isfinite().all()
+
+
 def test_both_layouts_hold_one_model(folders):
     weights = [load_tiny(folder).projection.weight for folder in folders.values()]
     assert torch.equal(*weights)

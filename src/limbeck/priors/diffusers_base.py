@@ -64,6 +64,7 @@ class DiffusersPrior(abc.ABC):
         text_parts: required components that encode texts.
         takes_pose_input: whether the option ``pose_input`` has an effect.
         takes_image_guidance: whether the option ``image_guidance`` has an effect.
+        condition_dtype: precision of the conditions in a call; None: that of the network.
         network: the denoiser.
         vocabulary: the words that the model knows; None if it knows any.
         adapter_rows: which rows of the current call pass through which adapters.
@@ -77,6 +78,7 @@ class DiffusersPrior(abc.ABC):
     text_parts: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer")
     takes_pose_input: ClassVar[bool] = False
     takes_image_guidance: ClassVar[bool] = False
+    condition_dtype: ClassVar[torch.dtype | None] = None
 
     network: nn.Module
     prediction_type: PredictionType
@@ -369,7 +371,7 @@ class DiffusersPrior(abc.ABC):
             output = self._forward(
                 xt.to(self.dtype).repeat(n, 1, 1, 1),
                 t.repeat(n),
-                stack_conditions(conditions, b, self.dtype),
+                stack_conditions(conditions, b, self.condition_dtype or self.dtype),
             )
         finally:
             self.adapter_rows.clear()

@@ -88,6 +88,7 @@ class Zero123(UNetDiffusion):
     text_parts = ()
     takes_pose_input = True
     takes_adapters = False
+    condition_dtype = torch.float32  # of the camera of the image, which 16 bits would move
     group_size = 1
 
     def _load(self) -> None:
@@ -160,7 +161,7 @@ class Zero123(UNetDiffusion):
     def _forward(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], condition: Condition
     ) -> Float[Tensor, "b c h w"]:
-        image = torch.zeros_like(xt) if condition.image is None else condition.image
+        image = torch.zeros_like(xt) if condition.image is None else condition.image.to(xt)
         if image.shape[2:] != xt.shape[2:]:
             raise ValueError(
                 f"latents of the image are {list(image.shape[2:])}, those of the renders "
@@ -168,6 +169,7 @@ class Zero123(UNetDiffusion):
             )
         width = self._text_width() - 4
         features, reference_eye, present = condition.data.split([width, 3, 1], -1)
+        features, present = features.to(xt), present.to(xt)
         # positions are no parameters of critics that learn the data
         reference_eye = eye = reference_eye.detach().float()
         if condition.camera is not None:
