@@ -188,6 +188,10 @@ def test_distill_runs_the_stages_of_a_preset(tmp_path, monkeypatch):
     assert result.folder == tmp_path / "2-two" and starts == [tmp_path / "1-one"]
     assert "2-two/report.html" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(stage.experiment.seed == 3 for stage in result.stages)
+    (tmp_path / "single").mkdir()
+    (tmp_path / "single" / "run.yaml").touch()
+    with pytest.raises(ValueError, match="holds a run of one stage"):
+        lb.distill("a red disc", preset=TinyPreset(), out=tmp_path / "single")
     with pytest.raises(ValueError, match="--steps would change one stage of several"):
         lb.distill("a red disc", preset=TinyPreset(), steps=3)
     with pytest.raises(ValueError, match=r"3D.*representation"):

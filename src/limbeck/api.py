@@ -48,6 +48,7 @@ from limbeck.runs.editing import (
 )
 from limbeck.runs.final_products import check_films
 from limbeck.runs.folder_results import DistillResult, EditResult, SampleResult
+from limbeck.runs.folder_state import refuse_single_run
 from limbeck.runs.loggers import Logger
 from limbeck.runs.recorder import record
 from limbeck.runs.recording_options import RecordingOptions
@@ -196,6 +197,7 @@ def _stage_runs(
     if not later:
         yield chosen, folder
         return
+    refuse_single_run(folder)
     previous = None
     for number, (name, stage) in enumerate(stages.items(), 1):
         experiment = apply_shared_options(first, chosen, stage)

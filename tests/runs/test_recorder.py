@@ -23,9 +23,11 @@ from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.priors.exact import colored_shapes
 from limbeck.runs import recorder, results
+from limbeck.runs.find_runs import FoundRun
 from limbeck.runs.folder_state import refuse_unfinished
 from limbeck.runs.images import COLORBAR_WIDTH
 from limbeck.runs.recorder import record
+from limbeck.runs.report.live import is_live
 from limbeck.system.checkpoint import read_checkpoint, read_metadata, write_checkpoint
 from limbeck.system.finite import NonFiniteError
 from limbeck.training.experiment import Experiment
@@ -304,6 +306,9 @@ def test_a_non_finite_value_leaves_the_inputs_of_its_step(tmp_path, monkeypatch)
     assert metadata["step"] == 3 and metadata["cause"].startswith("the direction")
     assert tensors["gradient"].isnan().any() and tensors["x0"].shape == (4, 3, 12, 12)
     assert [line["step"] for line in metrics_lines(tmp_path / "run")] == [1, 2, 3]
+    assert not is_live(tmp_path / "run" / "report.html")  # nothing goes on
+    monkeypatch.setattr("limbeck.runs.find_runs._SILENT_SECONDS", 0.0)
+    assert FoundRun(tmp_path / "run").state == "failed"
     # to resume it would end there again
     with pytest.raises(ValueError, match=r"stopped at step 3 of \d+, because the direction"):
         refuse_unfinished(tmp_path / "run", experiment())

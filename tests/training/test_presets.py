@@ -280,6 +280,7 @@ def test_shared_options_are_passed_on_and_others_are_refused():
 def test_prolificdreamer_stops_on_the_embedded_model_where_later_stages_do_not_help():
     assert list(ProlificDreamerPreset().stages(PROMPTS)) == ["field"]
     assert list(ProlificDreamerPreset(stage="texture").stages(PROMPTS)) == ["texture"]
+    assert ProlificDreamerPreset().stops_early and not ProlificDreamerPreset("full").stops_early
     two = ProlificDreamerPreset(last_stage="geometry").stages(PROMPTS)
     assert list(two) == ["field", "geometry"]
     assert len(ProlificDreamerPreset(size="full").stages(PROMPTS)) == 3
@@ -312,7 +313,7 @@ PROLIFICDREAMER = ("a duck", "--preset", "prolificdreamer", "--preset.last-stage
         (("a duck", "--preset", "dreamfuson"), "Did you mean dreamfusion?"),
         ((*DREAMFUSION, "--preset.size", "huge"), "--preset.size"),
         ((*PROLIFICDREAMER, "--steps", "9"), "--preset.stage"),
-        ((*PROLIFICDREAMER[:-1], "nerf"), "last_stage must be one of field, geometry, texture"),
+        ((*PROLIFICDREAMER[:-1], "nerf"), "preset.last_stage must be one of field, geometry"),
         ((*PROLIFICDREAMER[:-2], "--preset.stage", "nerf"), "field, geometry, texture"),
         ((*PROLIFICDREAMER, "--preset.stage", "field"), "exclude each other"),
         ((*PROLIFICDREAMER, "--preset.scene-type", "scene"), "objects only"),

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from limbeck.runs.final_products import FAILURES
+from limbeck.runs.folder_state import FAILED_STEP
 from limbeck.runs.report.live import is_live
 from limbeck.runs.report.run_data import RunData, read_run_data
 from limbeck.system.folder_lock import holder_has_ended
@@ -51,7 +52,8 @@ class FoundRun:
     def state(self) -> str:
         """``finished``, ``failed``, ``running`` or ``stopped``.
 
-        A run has failed if it has taken all steps, but a product of its end could not be written.
+        A run has failed if a value was not finite, or if it has taken all steps, but a product of
+        its end could not be written.
         """
         page, has_ended = self.folder / "report.html", (self.folder / "profile.json").exists()
         has_failed = has_ended and (self.folder / FAILURES).exists()
@@ -61,7 +63,8 @@ class FoundRun:
         is_silent = time.time() - self.changed_at >= _SILENT_SECONDS
         if not is_silent and not holder_has_ended(self.folder):
             return "running"
-        return "failed" if has_failed else "stopped"
+        is_failed = has_failed or (self.folder / FAILED_STEP).exists()
+        return "failed" if is_failed else "stopped"
 
 
 def find_runs(root: Path) -> list[FoundRun]:

@@ -76,6 +76,19 @@ def foreign_files(folder: Path) -> list[str]:
     return [name for name in names if name not in _BEFORE_START and not name.endswith(".part")]
 
 
+def refuse_single_run(folder: Path) -> None:
+    """Check that a folder for several stages is not a run itself.
+
+    Raises:
+        ValueError: if it is; its page would be replaced.
+    """
+    if (folder / "run.yaml").exists():
+        raise ValueError(
+            f"{folder} holds a run of one stage, and several stages need a folder of their own: "
+            "choose another folder or delete this one"
+        )
+
+
 def refuse_other_experiment(folder: Path, experiment: Experiment) -> None:
     """Check that a folder is free or holds a run that goes on as the experiment.
 

@@ -173,8 +173,14 @@ class Recorder:
                 # again: the folder was free until now
                 refuse_other_experiment(self.folder, self.experiment)
                 self.begin(command, logger)
-                self.run_loop()
-                return self.finish()
+                try:
+                    self.run_loop()
+                    return self.finish()
+                except Exception:
+                    with suppress(Exception):  # of the writer, which may have failed first
+                        self.writer.drain()
+                    self.live_report.stop()
+                    raise
         finally:
             self.close()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from limbeck.runs.stage import ONLY_STAGE, StagePosition
 from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
+from limbeck.system.notices import notify
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ def main(argv: Sequence[str]) -> None:
     if command.has_stages:
         return run_stages(command, text)
     options = command.options
+    if command.preset is not None and command.preset.stops_early:
+        last = command.preset.best_world_stage
+        notify(
+            f"this recipe stops after {last} on the embedded model, as its page says; "
+            "--preset.last-stage NAME, in another folder, adds the stages up to NAME"
+        )
     run_one(
         command.experiment, options, command.folder, text, options.viewer, preset=command.preset
     )
@@ -46,6 +53,7 @@ def run_stages(command: RunCommand, text: str) -> None:
     from limbeck.cli.run_folder import exit_if_incomplete
     from limbeck.config.discovery import component_name
     from limbeck.runs.best_stage import choose_stage
+    from limbeck.runs.folder_state import refuse_single_run
     from limbeck.runs.report.pages import write_recipe_report
     from limbeck.system.launch import launched_index
     from limbeck.system.processes import wait_for_processes
@@ -55,6 +63,7 @@ def run_stages(command: RunCommand, text: str) -> None:
     parent, recipe = command.folder, component_name(type(preset))
     show = options.viewer and not options.dry_run
     refuse_folder_in_use(parent)
+    refuse_single_run(parent)
     stages = _checked_stages(command)
     later = sum(stage.steps for stage in stages.values())
     with ExitStack() as stack:

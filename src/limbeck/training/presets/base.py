@@ -92,6 +92,12 @@ class Preset(abc.ABC):
             f"--model {' or '.join(fitting)}, or another preset"
         )
 
+    @property
+    def stops_early(self) -> bool:
+        """Whether the recipe stops by itself before its last stage."""
+        is_chosen = self.stage or self.last_stage
+        return bool(self.best_world_stage) and self.size == "world" and not is_chosen
+
     def stages(self, prompts: Sequence[str]) -> dict[str, Experiment]:
         """Return the chosen stages by name, in order.
 
@@ -105,14 +111,16 @@ class Preset(abc.ABC):
         stages = make_stages(tuple(prompts))
         for option in ("stage", "last_stage"):
             if (name := getattr(self, option)) and name not in stages:
-                raise ValueError(f"{option} must be one of {', '.join(stages)}, not {name!r}")
+                known = ", ".join(stages)
+                raise ValueError(f"preset.{option} must be one of {known}, not {name!r}")
         if self.stage and self.last_stage:
             raise ValueError(
-                f"stage {self.stage} and last_stage {self.last_stage} exclude each other: give one"
+                f"preset.stage {self.stage} and preset.last_stage {self.last_stage} exclude each "
+                "other: give one"
             )
         if self.stage:
             return {self.stage: stages[self.stage]}
-        last = self.last_stage or (self.best_world_stage if self.size == "world" else "")
+        last = self.best_world_stage if self.stops_early else self.last_stage
         names = list(stages)
         return {name: stages[name] for name in names[: names.index(last) + 1 if last else None]}
 
