@@ -161,7 +161,8 @@ def test_brightness_depends_on_the_horizontal_direction_of_sight(prior):
     """By one factor for all channels; exports have that between opposite directions."""
     particles = ball(encoding=LitBall(), view_dependence="brightness").build(prior, 1, 0)
     request = views_of_first(8)
-    render = particles.render(request)
+    with torch.no_grad():
+        render = particles.render(request)
     height, width = render.image.shape[2:]
     directions = request.camera.directions(height, width)
     opaque = render.alpha[:, 0] > 0.999

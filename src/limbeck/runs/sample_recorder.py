@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from limbeck.system.checkpoint import read_checkpoint
 from limbeck.system.environment import free_bytes
 from limbeck.system.files import write_text
 from limbeck.system.finite import NonFiniteError
-from limbeck.system.folder_lock import folder_lock
+from limbeck.system.folder_lock import LOCK_FILE, folder_lock
 from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
@@ -216,9 +217,17 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     generator = load_generator(sampling.generator, prior) if sampling.generator else None
     with collect_notices() as notices:
         conditions = _conditions(sampling, source)
-    with folder_lock(folder):  # held while the images are drawn, so that no others join them
-        refuse_other_samples(folder, sampling)
-        return _write_samples(sampling, prior, source, generator, conditions, notices, folder)
+    is_new = not folder.exists()
+    try:
+        with folder_lock(folder):  # held while the images are drawn, so that no others join them
+            refuse_other_samples(folder, sampling)
+            return _write_samples(sampling, prior, source, generator, conditions, notices, folder)
+    except Exception:
+        if is_new and not foreign_files(folder):
+            with suppress(OSError):
+                (folder / LOCK_FILE).unlink(missing_ok=True)
+                folder.rmdir()
+        raise
 
 
 def _write_samples(

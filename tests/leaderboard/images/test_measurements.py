@@ -151,6 +151,7 @@ def test_a_curve_ends_with_the_images_of_a_cell(name):
     assert not torch.equal(points[0][2], cell.images)
 
 
+@pytest.mark.slow
 def test_a_curve_counts_the_passes_of_the_setup():
     """LMC learns its projection from samples before the first step."""
     (point,) = QualityCurve("lmc", SETTING, PROMPTS[:1], 1, 0, "float32", shares=(1.0,))._distill()
