@@ -15,6 +15,8 @@ _TEXTURE = re.compile(r"^\s*map_Kd[ \t]+(.+?)\s*$", re.MULTILINE | re.IGNORECASE
 def notify_missing_obj_files(path: Path) -> None:
     """Give a notice of each file of materials or colors that an .obj names and that is not there.
 
+    It has the name of the file without its folder, so that one that is read twice is said once.
+
     Args:
         path: an .obj file.
     """
@@ -24,9 +26,9 @@ def notify_missing_obj_files(path: Path) -> None:
     name = library[1]
     materials = path.parent / name
     if not materials.is_file():
-        notify(f"{path} names its materials in {name}, but there is no such file")
+        notify(f"{path.name} names its materials in {name}, but there is no such file")
         return
     text = materials.read_text(encoding="utf-8", errors="replace")
     for texture in dict.fromkeys(match[1] for match in _TEXTURE.finditer(text)):
         if not (path.parent / texture).is_file():
-            notify(f"{materials} names the texture {texture}, but there is no such file")
+            notify(f"{materials.name} names the texture {texture}, but there is no such file")
