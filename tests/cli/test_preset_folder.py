@@ -35,7 +35,7 @@ class TwoStages(Preset):
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
     Path("stages.py").write_text(TWO_STAGES, encoding="utf-8")
-    return ["run", "red disc", "--preset", "stages.py:TwoStages", "--out", "out"]
+    return ["run", "red disc", "--preset", "stages.py:TwoStages", "--no-films", "--out", "out"]
 
 
 def test_the_default_folder_has_every_option(command: list[str]):
@@ -96,6 +96,7 @@ def test_the_folder_is_held_in_each_stage_and_between(
 def test_a_page_above_the_stages_has_each_and_their_total(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ):
+    command.remove("--no-films")
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(Path("out/report.html"))
     page = Path("out/report.html").read_text(encoding="utf-8")
