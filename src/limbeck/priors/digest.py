@@ -26,7 +26,7 @@ def prior_digest(prior: Prior) -> str:
     if isinstance(prior, DiffusersPrior):
         digest.update(repr((prior.model, prior.dtype)).encode())
         return digest.hexdigest()[:8]
-    for name, value in sorted(vars(prior).items()):
+    for name, value in sorted(getattr(prior, "__dict__", {}).items()):
         if isinstance(value, torch.Tensor):
             digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
             plain = value.detach().cpu().flatten().contiguous()

@@ -142,7 +142,8 @@ def _execute_stages(task: RunTask) -> list[str]:
             task.command,
             stage=StagePosition(number, total, folder.name.partition("-")[2], later),
         )
-    choose_stage(list(experiments), task.device)  # which exports take
+    if total > 1:
+        choose_stage(list(experiments), task.device)  # which exports take
     return [problem for folder in experiments for problem in read_failures(folder)]
 
 

@@ -29,9 +29,11 @@ class RepeatedWork:
     def measure(self) -> Iterator[None]:
         """Do the work inside."""
         start = time.perf_counter()
-        yield
-        end = time.perf_counter()
-        self._due_at = end + (end - start) / self.max_share
+        try:
+            yield
+        finally:
+            end = time.perf_counter()
+            self._due_at = end + (end - start) / self.max_share
 
 
 def synchronized_time(device: str) -> float:
