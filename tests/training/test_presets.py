@@ -313,7 +313,7 @@ PROLIFICDREAMER = ("a duck", "--preset", "prolificdreamer", "--preset.last-stage
         (("a duck", "--preset", "dreamfuson"), "Did you mean dreamfusion?"),
         ((*DREAMFUSION, "--preset.size", "huge"), "--preset.size"),
         ((*PROLIFICDREAMER, "--steps", "9"), "--preset.stage"),
-        ((*PROLIFICDREAMER[:-1], "nerf"), "preset.last_stage must be one of field, geometry"),
+        ((*PROLIFICDREAMER[:-1], "nerf"), "--preset.last-stage must be one of field, geometry"),
         ((*PROLIFICDREAMER[:-2], "--preset.stage", "nerf"), "field, geometry, texture"),
         ((*PROLIFICDREAMER, "--preset.stage", "field"), "exclude each other"),
         ((*PROLIFICDREAMER, "--preset.scene-type", "scene"), "objects only"),

@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> None:
     if command.preset is not None and command.preset.stops_early:
         last = command.preset.best_world_stage
         notify(
-            f"this recipe stops after {last} on the embedded model, as its page says; "
-            "--preset.last-stage NAME, in another folder, adds the stages up to NAME"
+            f"this recipe stops after its stage {last} on the embedded model; with "
+            "--preset.last-stage it runs later ones too, as a new run in a folder of its own"
         )
     run_one(
         command.experiment, options, command.folder, text, options.viewer, preset=command.preset

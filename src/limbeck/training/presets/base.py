@@ -38,10 +38,10 @@ class Preset(abc.ABC):
         size: world: the embedded model at 64 x 64, which a CPU runs in minutes. full: the numbers
             of the paper, on a GPU.
         stage: name of a single stage to run, so that its options can be changed. Initialize it with
-            --representation.init-from RUN. Empty: all stages.
-        last_stage: name of the stage after which the recipe stops. Empty: its last one, unless a
-            comparison on the embedded model has shown that those after an earlier one do not make
-            objects better; the page of the recipe says so.
+            --representation.init-from RUN. Empty: all stages up to last_stage.
+        last_stage: name of the stage after which the recipe stops. Empty: its last one; of
+            prolificdreamer with size world the field, after which no stage made a significant
+            difference.
     """
 
     size: Literal["world", "full"] = "world"
@@ -109,14 +109,14 @@ class Preset(abc.ABC):
             raise ValueError(f"size must be world or full, not {self.size!r}")
         make_stages = self.world if self.size == "world" else self.full
         stages = make_stages(tuple(prompts))
-        for option in ("stage", "last_stage"):
-            if (name := getattr(self, option)) and name not in stages:
+        for option, name in (("stage", self.stage), ("last-stage", self.last_stage)):
+            if name and name not in stages:
                 known = ", ".join(stages)
-                raise ValueError(f"preset.{option} must be one of {known}, not {name!r}")
+                raise ValueError(f"--preset.{option} must be one of {known}, not {name!r}")
         if self.stage and self.last_stage:
             raise ValueError(
-                f"preset.stage {self.stage} and preset.last_stage {self.last_stage} exclude each "
-                "other: give one"
+                f"--preset.stage {self.stage} and --preset.last-stage {self.last_stage} exclude "
+                "each other: the first runs one stage alone, the second all up to it"
             )
         if self.stage:
             return {self.stage: stages[self.stage]}
