@@ -16,7 +16,7 @@ from limbeck.leaderboard.execution.text_to_image import (
     method_with,
 )
 from limbeck.leaderboard.images import cells, conduct, folder
-from limbeck.leaderboard.images.cells import Cell, compute_cell, steps_within
+from limbeck.leaderboard.images.cells import Cell, compute_cell, experiment_of, steps_within
 from limbeck.leaderboard.images.conduct import RowCells, make_cells
 from limbeck.leaderboard.images.judgment import judge_distances, judge_retrieval, tuning_objective
 from limbeck.leaderboard.images.protocol import Leaderboard, candidates
@@ -24,6 +24,7 @@ from limbeck.leaderboard.images.table import RowJudge, ordered, short, to_markdo
 from limbeck.leaderboard.images.time_left import TimeLeft
 from limbeck.leaderboard.report.judged_row import to_csv
 from limbeck.priors.loading import load
+from limbeck.training.trainer import Run
 from limbeck.world.pretrained import load_evaluator
 from limbeck.world.render_cache import images_to_tensor
 from limbeck.world.scene import full_captions, render_scenes
@@ -150,6 +151,18 @@ def test_prompts_do_not_influence_each_other(name, world):
     both = compute_cell(cell(name, ("a red mug", "a blue cube")), world).images
     alone = compute_cell(cell(name, ("a red mug",)), world).images
     assert (both[:1].int() - alone.int()).abs().max() <= 1
+
+
+def test_prompts_with_a_critic_have_noise_of_their_own(world):
+    """Their runs are separate, and with one seed all would start from the same latents."""
+    prompts = ("a red mug", "a blue cube", "a pink duck")
+    runs = [
+        Run(experiment_of(cell("vsd", prompts), (prompt,)), world, pretrain=False)
+        for prompt in prompts
+    ]
+    starts = [next(run.representation.parameters()).flatten() for run in runs]
+    assert runs[0].experiment.seed == 0
+    assert torch.corrcoef(torch.stack(starts)).triu(1).abs().max() < 0.2
 
 
 def test_a_budget_below_one_step_is_refused(world):

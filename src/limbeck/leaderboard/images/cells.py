@@ -25,6 +25,8 @@ from limbeck.training.trainer import Run
 
 _SAMPLING_STEPS = 50
 _DECODED_ROWS = 64  #: images that are decoded together
+_SEED_STEP = 2**20  #: between the seeds of the runs of a cell
+_SEEDS = 2**32  #: number of seeds that a run may have
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,19 @@ def steps_within(passes: int, name: str, setting: TunedSetting, prior: Prior) ->
 
 
 def experiment_of(cell: Cell, prompts: tuple[str, ...]) -> Experiment:
-    """The experiment behind some prompts of a cell."""
+    """The experiment behind some prompts of a cell.
+
+    Runs of one cell have seeds of their own: with one seed, all prompts whose runs are separate
+    would share their initial latents and noise.
+    """
+    first = cell.prompts.index(prompts[0])
     return Experiment(
         prompts,
         method=method_with(cell.name, cell.setting),
         representation=Latents(cell.setting.lr),
         particles=cell.images,
         steps=cell.steps,
-        seed=cell.seed,
+        seed=(cell.seed + first * _SEED_STEP) % _SEEDS,
         precision=cell.precision,  # type: ignore[arg-type]
     )
 

@@ -81,7 +81,8 @@ class GradientNoise(Measurement):
 
     def _by_time(self, prompts: tuple[str, ...]) -> dict[str, list[float]] | None:
         """The values of a run; None if it had a value that is not finite."""
-        run = Run(experiment_of(self.cell(prompts), prompts), load_prior(self.precision))
+        cell = self.cell(self.prompts)
+        run = Run(experiment_of(cell, prompts), load_prior(self.precision))
         try:
             while run.step < self.steps // 4:
                 run.advance()
@@ -95,7 +96,7 @@ class GradientNoise(Measurement):
         before = {name: value.clone() for name, value in run.tensors().items()}
         gradients = []
         for number in range(self.draws):
-            seed = (self.seed + 1 + number) % _SEEDS
+            seed = (experiment.seed + 1 + number) % _SEEDS
             run.experiment = replace(experiment, timesteps=FixedTimesteps(t), seed=seed)
             gradients.append(run.advance().gradient.detach().cpu())
             run.load({name: value.clone() for name, value in before.items()}, step)

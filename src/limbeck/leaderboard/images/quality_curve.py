@@ -84,7 +84,7 @@ class QualityCurve(Measurement):
         """Passes so far and images of a run at every stop; gray images from a bad value on."""
         prior = load_prior(self.precision)
         before, out = network_passes(prior), []  # first: the setup of a run may call the network
-        run = Run(experiment_of(self.cell(prompts), prompts), prior)
+        run = Run(experiment_of(self.cell(self.prompts), prompts), prior)
         for stop in self._stops():
             try:
                 while run.step < stop:
