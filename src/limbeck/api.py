@@ -60,7 +60,7 @@ from limbeck.system.processes import wait_for_processes
 from limbeck.training.experiment import Experiment, with_lr
 from limbeck.training.model_defaults import default_experiment
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
-from limbeck.training.source_images import check_source_prompts
+from limbeck.training.source_images import check_edit_source
 
 T = TypeVar("T")
 ImagePath = str | Path
@@ -121,7 +121,7 @@ def distill(
     given = options | {name: value for name, value in named.items() if value is not None}
     chosen, prior = _first_stage(next(iter(stages.values())), given, lr, recipe)
     check_films(chosen, films)
-    check_source_prompts(chosen, prior or chosen.model)
+    check_edit_source(chosen, prior or chosen.model)
     logger = find(Logger, logger)() if isinstance(logger, str) else logger
     recording = RecordingOptions(image_every, checkpoint_every, stop_on_collapse, films)
     recorder = partial(record, options=recording, logger=logger)

@@ -43,6 +43,11 @@ RUN = [
     (f"run {TOY} --negative-prompt zebra", "prompt 'zebra' names nothing of this model"),
     (f"run {TOY} --method dds", "this method edits images"),
     (
+        f"run {TOY} --method dds --source-prompt 'blue disc'",
+        "method dds edits images, but the representation latents starts from none: use limbeck "
+        "edit IMAGE, or give them with --representation.images",
+    ),
+    (
         f"run {TOY} --method.guidance 0 --cameras orbit --cameras.perp-neg 2 --representation nerf",
         "does not use --cameras.perp-neg: use a guidance scale other than 0",
     ),

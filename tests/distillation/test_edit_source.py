@@ -1,6 +1,7 @@
 """The source of an edit: the first render and the source prompt of each particle."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +10,15 @@ from tiny_pipeline import f64, max_difference, rng
 
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.methods.base import StatelessMethod, edit_source
+from limbeck.methods.sdedit import SDEdit
 from limbeck.methods.sds import SDS
-from limbeck.priors.exact import colored_shapes
+from limbeck.priors.exact import GaussianMixture, colored_shapes
+from limbeck.representations.dmtet import DMTet
 from limbeck.representations.latents import Latents
+from limbeck.representations.nerf import NeRF
 from limbeck.representations.pixels import Pixels
 from limbeck.training.experiment import Experiment
+from limbeck.training.source_images import check_edit_source
 from limbeck.training.trainer import Run
 
 PROMPTS = ("red disc", "blue ring")
@@ -115,3 +120,15 @@ def test_without_a_source_prompt_there_is_no_source():
     message = "source_prompt must be one text for all or one for each of the 3 prompts"
     with pytest.raises(ValueError, match=message):
         Experiment(("a", "b", "c"), source_prompt=("x", "y"))
+
+
+@pytest.mark.parametrize("representation", [Latents(), NeRF(), DMTet(init_from=Path("run"))])
+def test_images_are_needed_for_2d_edits_of_images_alone(representation):
+    experiment = Experiment(("red disc",), method=SDEdit(), representation=representation)
+    vectors = GaussianMixture(torch.zeros(1, 2), torch.ones(1))
+    check_edit_source(experiment, vectors)
+    if not isinstance(representation, Latents):
+        check_edit_source(experiment, "gaussians")
+        return
+    with pytest.raises(ValueError, match="latents starts from none: use limbeck edit IMAGE"):
+        check_edit_source(experiment, "gaussians")

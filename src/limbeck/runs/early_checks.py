@@ -13,7 +13,7 @@ from limbeck.runs.final_products import check_films
 from limbeck.runs.run_command import RunOptions
 from limbeck.system.image_files import check_image_exists
 from limbeck.training.experiment import Experiment
-from limbeck.training.source_images import check_source_prompts
+from limbeck.training.source_images import check_edit_source
 from limbeck.training.warm_start import find_checkpoint
 
 
@@ -53,7 +53,7 @@ def check_before_loading(experiment: Experiment, options: RunOptions) -> None:
     if options.logger is not None and not options.dry_run:
         options.logger.check_package()
     check_films(experiment, options.films)
-    check_source_prompts(experiment, experiment.model)
+    check_edit_source(experiment, experiment.model)
     experiment.representation.check_files()
     experiment.reference.read_images()
     experiment.reference.check_effect_on(experiment.representation)

@@ -19,7 +19,7 @@ from limbeck.system.files import slug
 from limbeck.training.experiment import Experiment, with_lr
 from limbeck.training.model_defaults import CHOICES
 from limbeck.training.presets.base import apply_shared_options, start_stage_from
-from limbeck.training.source_images import check_source_prompts
+from limbeck.training.source_images import check_edit_source
 
 _ALL_DIGITS = 17  #: of a number in double precision
 _MAX_NAME = 80  #: characters of the name of a run folder before its hash
@@ -203,7 +203,7 @@ def build_stages(plain: dict[str, Any], path: str = "") -> dict[str, Experiment]
         extra.preset.check_model(chosen.model)
     if extra.lr is not None:
         chosen = with_lr(chosen, extra.lr)
-    check_source_prompts(chosen, chosen.model)
+    check_edit_source(chosen, chosen.model)
     if len(stages) <= 1:
         return {"": chosen}
     return {name: apply_shared_options(default, chosen, stage) for name, stage in stages.items()}

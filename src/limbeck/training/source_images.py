@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.config.discovery import component_name
+from limbeck.config.discovery import component_name, is_own
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import InstructionPrior, Prior
@@ -81,10 +81,11 @@ def source_prompts_of(experiment: Experiment, prior: Prior) -> tuple[str, ...]:
     return e.source_prompts
 
 
-def check_source_prompts(experiment: Experiment, model: Model | Prior | str) -> None:
-    """Check that a method that edits has source prompts, without loading the model.
+def check_edit_source(experiment: Experiment, model: Model | Prior | str) -> None:
+    """Check that a method that edits has images and source prompts, without loading the model.
 
-    A model that follows instructions needs none.
+    A model that follows instructions needs no source prompt. A 3D representation, one of your own,
+    and the vectors of a prior without images have no image files; they are edited as they start.
 
     Args:
         experiment: the options of the run.
@@ -93,9 +94,20 @@ def check_source_prompts(experiment: Experiment, model: Model | Prior | str) -> 
     Raises:
         ValueError: if there are none.
     """
-    method = experiment.method
-    if isinstance(method, EditMethod) and not follows_instructions(model):
+    method, config = experiment.method, experiment.representation
+    if not isinstance(method, EditMethod):
+        return
+    if not follows_instructions(model):
         method.check_source(experiment.source_prompts)
+    is_3d = not isinstance(experiment.camera_sampler, NoCamera)
+    has_vectors = not isinstance(model, Model | str) and len(model.shape) != 3
+    if config.input_files or config.fresh_samples or is_3d or has_vectors or is_own(type(config)):
+        return
+    raise ValueError(
+        f"method {component_name(type(method))} edits images, but the representation "
+        f"{component_name(type(config))} starts from none: use limbeck edit IMAGE, or give them "
+        "with --representation.images"
+    )
 
 
 def check_source_images(experiment: Experiment, prior: Prior) -> None:
