@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from limbeck.config.discovery import choices
@@ -12,6 +14,7 @@ from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.representations.latents import Latents
+from limbeck.runs.edit_options import default_options
 from limbeck.training import model_defaults
 from limbeck.training.experiment import Experiment
 from limbeck.training.model_defaults import default_experiment, embedded_defaults
@@ -82,3 +85,21 @@ def test_trace_has_the_times_and_the_weight_of_its_code() -> None:
 def test_jsd_has_the_times_and_the_weight_of_its_code() -> None:
     e = default_experiment(PROMPTS, {"method": "jsd"})
     assert (e.weight, e.timesteps) == (LambdaWeight(), LinearTimesteps())
+
+
+@pytest.mark.parametrize("method", ["flow-edit", "flow-align"])
+def test_solvers_of_edits_have_the_options_of_limbeck_edit_on_the_embedded_model(method) -> None:
+    e = default_experiment(PROMPTS, {"method": method})
+    edit = default_options(type(e.method))
+    names = ("method", "steps", "timesteps", "weight", "optimizer")
+    assert [getattr(e, name) for name in names] == [getattr(edit, name) for name in names]
+    assert e.representation == Latents(edit.lr)
+    large = default_experiment(PROMPTS, {"method": method, "model": "some/folder"})
+    assert (large.method, large.steps) == (type(e.method)(), PLAIN.steps)
+
+
+@pytest.mark.parametrize("method", ["dds", "sdedit", "lusd"])
+def test_other_edits_have_only_their_guidance(method) -> None:
+    e = default_experiment(PROMPTS, {"method": method})
+    assert e.method == default_options(type(e.method)).method != type(e.method)()
+    assert replace(e, method=PLAIN.method) == PLAIN

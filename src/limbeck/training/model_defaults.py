@@ -15,7 +15,7 @@ from typing import Any
 from limbeck.config.discovery import choices
 from limbeck.config.yaml import build
 from limbeck.diffusion.model_options import Model
-from limbeck.methods.base import Method
+from limbeck.methods.base import EditMethod, Method
 from limbeck.priors.loading import EMBEDDED_MODELS
 from limbeck.representations.base import RepresentationConfig
 from limbeck.training.experiment import Experiment
@@ -48,8 +48,9 @@ def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Exp
     names = {part: _name(chosen.get(part), default) for part, default in _LEFT_OUT.items()}
     tuned = {_squash(name): name for name in embedded_defaults()}
     name = tuned.get(_squash(names["method"]))
-    if names["model"] not in EMBEDDED_MODELS or name is None:
-        recipe = _recipe(names["method"], names["representation"])
+    is_embedded = names["model"] in EMBEDDED_MODELS
+    if not is_embedded or name is None:
+        recipe = _recipe(names["method"], names["representation"], is_embedded)
         return build(Experiment, {"prompts": list(prompts), **recipe})
     options = dict(embedded_defaults()[name])
     options["method"] = {"name": name, **options.get("method", {})}
@@ -58,8 +59,12 @@ def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Exp
     return build(Experiment, {"prompts": list(prompts)} | options)
 
 
-def _recipe(method: str, representation: str) -> Mapping[str, Any]:
-    """Options that belong to a method by its paper, with the method itself; often none."""
+def _recipe(method: str, representation: str, is_embedded: bool) -> Mapping[str, Any]:
+    """Options that belong to a method by its paper, with the method itself; often none.
+
+    On the embedded model a method that edits has its own options as in ``limbeck edit``, and one
+    whose paper sets the times, as solvers do, also these and the steps.
+    """
     methods: Mapping[str, type[Method]] = choices(Method)
     representations: Mapping[str, type[RepresentationConfig]] = choices(RepresentationConfig)
     classes = {_squash(name): cls for name, cls in methods.items()}
@@ -71,6 +76,11 @@ def _recipe(method: str, representation: str) -> Mapping[str, Any]:
     recipe = dict(found.recipe(is_3d))
     if representation != _LEFT_OUT["representation"]:
         recipe.pop("representation", None)  # learning rates of latents
+    if is_embedded and issubclass(found, EditMethod):
+        names = {"steps", *recipe} if recipe else set()
+        edit = {"method": {}, **found.edit_recipe("small")}
+        recipe |= {name: edit[name] for name in names if name in edit}
+        recipe["method"] = {"name": method, **edit["method"]}
     return {"method": method, **recipe} if recipe else {}
 
 
