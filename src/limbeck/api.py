@@ -145,6 +145,7 @@ def _first_stage(
         raise refused_value("lr", lr, float)
     if recipe is not None:
         recipe.check_model(prior or chosen.model)
+        recipe.check_start(chosen)
     return (chosen if lr is None else with_lr(chosen, lr)), prior
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import limbeck as lb
 from limbeck.config.discovery import choices
 from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.diffusion.model_options import RuntimeOptions
@@ -29,6 +30,8 @@ from limbeck.representations.dmtet import DMTet
 from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.runs.recorder import record
 from limbeck.runs.recording_options import RecordingOptions
+from limbeck.runs.run_command import read_run_command
+from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
@@ -325,6 +328,22 @@ def test_wrong_options_are_refused_in_one_line(args, message, tmp_path):
     assert process.returncode == 2, process.stderr
     assert message in process.stderr and len(process.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_later_stage_that_has_no_run_to_start_from_says_so():
+    for start, said in ((None, 1), (Path("run"), 0)):
+        preset = Magic3DPreset(stage="fine")
+        fine = preset.stages(PROMPTS)["fine"]
+        fine = replace(fine, representation=replace(fine.representation, init_from=start))
+        with collect_notices() as notices:
+            preset.check_start(fine)
+            Magic3DPreset(stage="coarse").check_start(fine)
+        assert len(notices) == said
+    message = "stage texture colors a shape and starts from none: give a run of stage geometry with"
+    with pytest.raises(ValueError, match=message):
+        lb.distill("a duck", preset=ProlificDreamerPreset(stage="texture"))
+    with pytest.raises(ValueError, match=message):
+        read_run_command([*PROLIFICDREAMER[:-2], "--preset.stage", "texture"])
 
 
 def test_options_of_a_preset_with_one_stage_can_be_changed(tmp_path):

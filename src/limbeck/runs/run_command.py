@@ -222,6 +222,7 @@ def read_run_command(argv: Sequence[str]) -> RunCommand:
     _notify_loose_words(experiment.prompts)
     if start.preset is not None:
         start.preset.check_model(experiment.model)
+        start.preset.check_start(experiment)
     experiment = _with_found_folder(experiment)
     if options.lr is not None:
         if value_of(argv, "--representation.lr") is not None:

@@ -201,6 +201,7 @@ def build_stages(plain: dict[str, Any], path: str = "") -> dict[str, Experiment]
         raise ValueError("a prompt is missing: give at least one text that is not empty")
     if extra.preset is not None:
         extra.preset.check_model(chosen.model)
+        extra.preset.check_start(chosen)
     if extra.lr is not None:
         chosen = with_lr(chosen, extra.lr)
     check_edit_source(chosen, chosen.model)

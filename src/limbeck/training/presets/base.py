@@ -13,6 +13,7 @@ from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.priors.catalog import KNOWN_MODELS
 from limbeck.priors.loading import EMBEDDED_MODELS, known_family
+from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment
 
 #: the model of the papers' open re-implementations, at the mirror that still exists
@@ -37,8 +38,8 @@ class Preset(abc.ABC):
     Attributes:
         size: world: the embedded model at 64 x 64, which a CPU runs in minutes. full: the numbers
             of the paper, on a GPU.
-        stage: name of a single stage to run, so that its options can be changed. Initialize it with
-            --representation.init-from RUN. Empty: all stages up to last_stage.
+        stage: name of a single stage to run, so that its options can be changed. Initialize a later
+            one with --representation.init-from RUN. Empty: all stages up to last_stage.
         last_stage: name of the stage after which the recipe stops. Empty: its last one; of
             prolificdreamer with size world the field, after which no stage made a significant
             difference.
@@ -92,6 +93,29 @@ class Preset(abc.ABC):
             f"--model {' or '.join(fitting)}, or another preset"
         )
 
+    def check_start(self, experiment: Experiment) -> None:
+        """Check that a later stage that runs alone has something to start from.
+
+        Args:
+            experiment: the stage with the options that were given.
+
+        Raises:
+            ValueError: if it colors a surface without changing it, and starts from none.
+        """
+        config, names = experiment.representation, list(self._all_stages(experiment.prompts))
+        has_start = config.init_from is not None or config.input_files
+        if has_start or self.stage not in names[1:]:
+            return
+        before = names[names.index(self.stage) - 1]
+        advice = f"give a run of stage {before} with --representation.init-from RUN"
+        if not config.optimizes_shape:
+            raise ValueError(f"stage {self.stage} colors a shape and starts from none: {advice}")
+        notify(f"stage {self.stage} starts from the shape that its representation has: {advice}")
+
+    def _all_stages(self, prompts: Sequence[str]) -> dict[str, Experiment]:
+        make_stages = self.world if self.size == "world" else self.full
+        return make_stages(tuple(prompts))
+
     @property
     def stops_early(self) -> bool:
         """Whether the recipe stops by itself before its last stage."""
@@ -107,8 +131,7 @@ class Preset(abc.ABC):
         """
         if self.size not in ("world", "full"):
             raise ValueError(f"size must be world or full, not {self.size!r}")
-        make_stages = self.world if self.size == "world" else self.full
-        stages = make_stages(tuple(prompts))
+        stages = self._all_stages(prompts)
         for option, name in (("stage", self.stage), ("last-stage", self.last_stage)):
             if name and name not in stages:
                 known = ", ".join(stages)
