@@ -300,8 +300,11 @@ def test_a_non_finite_value_leaves_the_inputs_of_its_step(tmp_path, monkeypatch)
         return call(self, prior, inputs, state) * (float("nan") if inputs.step == 3 else 1)
 
     monkeypatch.setattr(SDS, "__call__", nan_at_step_3)
+    printed = io.StringIO()
     with pytest.raises(NonFiniteError, match="step 3: the direction"):
-        record_run(experiment(), tmp_path / "run")
+        record(experiment(), colored_shapes(12), tmp_path / "run", console=Console(file=printed))
+    assert "the inputs of step 3 are in" in printed.getvalue()
+    assert "not finite" not in printed.getvalue()  # the error says it
     tensors, metadata = read_checkpoint(tmp_path / "run" / "failure.safetensors")
     assert metadata["step"] == 3 and metadata["cause"].startswith("the direction")
     assert tensors["gradient"].isnan().any() and tensors["x0"].shape == (4, 3, 12, 12)

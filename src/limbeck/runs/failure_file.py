@@ -18,11 +18,11 @@ def write_failure(folder: Path, error: NonFiniteError) -> str:
         error: the error of the step.
 
     Returns:
-        Step and cause, and where the inputs are.
+        Where they are.
     """
     path = folder / FAILED_STEP
     write_checkpoint(path, error.inputs, {"step": error.step, "cause": error.cause})
-    return f"{error}; the inputs of the step are in {path}"
+    return f"the inputs of step {error.step} are in {path}"
 
 
 def non_finite_step(run: Run) -> NonFiniteError | None:

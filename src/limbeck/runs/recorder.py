@@ -285,7 +285,7 @@ class Recorder:
         with suppress(NonFiniteError, ValueError):  # the writer may have failed over it too
             self.metrics_log.flush()
             self.writer.drain()
-        self._print(write_failure(self.folder, error))
+        self._print(write_failure(self.folder, error), soft_wrap=True)
 
     def _step(self, progress: RunProgress) -> None:
         profile, calls = self.run.profile, self.prior.call_counter.calls
@@ -325,9 +325,8 @@ class Recorder:
             return
         self.save()
         self.writer.drain()
-        self._print(
-            f"{error}; {self.folder} holds the run so far, --no-stop-on-collapse continues it"
-        )
+        message = f"{self.folder} holds the run so far, --no-stop-on-collapse continues it"
+        self._print(message, soft_wrap=True)
         raise error
 
     def _save_images(self, step: Step) -> None:
