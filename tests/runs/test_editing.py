@@ -202,6 +202,14 @@ def test_an_edit_resumes_and_other_images_of_the_same_name_are_refused(prior, ph
         edit_to_folder(edit_inputs(photo), quick_options(), prior, out)
 
 
+def test_an_edit_that_cannot_go_on_names_its_own_command(prior, photo, tmp_path):
+    inputs = edit_inputs(photo)
+    edit_to_folder(inputs, quick_options("flow-edit"), prior, tmp_path / "out")
+    longer = replace(quick_options("flow-edit"), steps=9)
+    with pytest.raises(ValueError, match="start over: the same limbeck edit with another --out"):
+        edit_to_folder(inputs, longer, prior, tmp_path / "out")
+
+
 def test_the_default_folder_depends_on_options_and_file_contents(photo):
     first = default_folder(edit_inputs(photo), EditOptions())
     assert first.parts[0] == "edits" and first.name.startswith("a-red-mug-dds-")

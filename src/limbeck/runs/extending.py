@@ -55,6 +55,8 @@ def _takes_images(representation: RepresentationConfig, files: Sequence[Path]) -
 
 def _instead(folder: Path, new: Experiment, steps_left: int) -> str:
     """What to do where a run cannot go on."""
+    if (folder / "edit").is_dir():
+        return "to start over: the same limbeck edit with another --out"
     run, other = shlex.quote(str(folder / "run.yaml")), shlex.quote(f"{folder}-{new.steps}-steps")
     command = f"limbeck run --config {run} --steps"
     anew = f"{command} {new.steps} --out {other}"
