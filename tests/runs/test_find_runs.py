@@ -134,3 +134,15 @@ def test_a_configuration_by_its_folder(
     assert capsys.readouterr().out.splitlines()[0] == "runs/a"
     assert main(["list", "elsewhere"]) == 2
     assert "there is no folder elsewhere" in capsys.readouterr().err
+
+
+def test_runs_of_folders_that_overlap_are_listed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("red disc", "runs/sub/a")
+    run("blue disc", "runs/b")
+    capsys.readouterr()
+    assert main(["list", "runs", "runs/sub", str(tmp_path / "runs")]) == 0
+    folders = [line for line in capsys.readouterr().out.splitlines() if line.startswith("runs/")]
+    assert folders == ["runs/b", "runs/sub/a"]

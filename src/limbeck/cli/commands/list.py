@@ -43,7 +43,9 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.runs.find_runs import find_runs
 
     width = max(shutil.get_terminal_size().columns, 80)
-    runs = [run for folder in options.folders for run in find_runs(find_folder(folder))]
+    found = [run for folder in options.folders for run in find_runs(find_folder(folder))]
+    once = {run.folder.resolve(): run for run in reversed(found)}  # of folders that overlap
+    runs = list(reversed(once.values()))
     for run in runs:
         print(run.folder)
         print(summary(run, time.time(), width))
