@@ -112,6 +112,7 @@ REFUSED = {
     ("lmc, corrective alone", "denoise_steps"),
     ("lmc, corrective alone", "cameras.perp_neg"),
     ("msd, sampled", "denoise_steps"),
+    ("nfsd, unread text", "negative_prompt"),
     ("reward-bridge", "negative_prompt"),
     ("sdedit", "denoise_steps"),
     ("sds, null", "perp_neg"),

@@ -58,7 +58,8 @@ class NFSD(Method[PromptEmbeddings]):
 
     @property
     def guidance_scales(self) -> tuple[float, ...]:
-        return (self.guidance,) if self.negative_prompt else (self.guidance, 0.0)
+        # left out, it is the paper's, unless the model cannot read this one
+        return (self.guidance, 0.0) if self.negative_prompt == "" else (self.guidance,)
 
     def init(self, prior: Prior, setup: SetupContext) -> PromptEmbeddings:
         if self.negative_prompt is not None:
