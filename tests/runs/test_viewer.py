@@ -65,6 +65,7 @@ from limbeck.runs.viewer import (
     splat_covariances,
     to_opencv,
 )
+from limbeck.training.resources import ResourcePlan
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -268,7 +269,7 @@ def test_one_viewer_follows_the_stages_of_a_preset(
 
 
 def test_a_preset_with_several_stages_has_one_viewer(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events: list[str] = []
     init_from: list[Path | None] = []
@@ -281,9 +282,10 @@ def test_a_preset_with_several_stages_has_one_viewer(
 
     def run_one(
         stage: Experiment, _options, out: Path, _command, viewer: bool, *_rest: object
-    ) -> None:
+    ) -> ResourcePlan:
         events.append(f"{out.name} {viewer}")
         init_from.append(getattr(stage.representation, "init_from", None))
+        return ResourcePlan(0, 0, 0, 0, 0, None, stage.steps, seconds=0.01)
 
     monkeypatch.setattr(run_command, "open_viewer", open_viewer)
     monkeypatch.setattr(run_command, "run_one", run_one)
@@ -302,6 +304,7 @@ def test_a_preset_with_several_stages_has_one_viewer(
     init_from.clear()
     assert main([*argv, "--dry-run"]) == 0 and len(events) == 3 and "close" not in events
     assert init_from == [None] * 3, "a dry run writes no folder to start from"
+    assert "total: 1,050 steps in 3 stages, about 10 s" in capsys.readouterr().out
 
 
 def test_a_run_without_snapshots_is_shown_from_its_checkpoint(folder: Path, tmp_path: Path) -> None:

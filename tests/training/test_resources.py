@@ -19,10 +19,12 @@ from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.pixels import Pixels
 from limbeck.training.experiment import Experiment
 from limbeck.training.resources import (
+    ResourcePlan,
     _parameter_counts,
     check_weights_fit,
     plan_resources,
     rehearse,
+    total_plan,
     trace_step,
 )
 from limbeck.training.trainer import Run
@@ -100,6 +102,13 @@ def test_a_dry_run_prints_its_plan_and_writes_nothing(tmp_path, monkeypatch, cap
     out = capsys.readouterr().out
     assert out.startswith("plan: about ") and "40 steps of" in out and out.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_plans_of_stages_have_a_total():
+    plan = ResourcePlan(2 * 10**9, 10**9, 0, 10**9, 0, None, steps=300, seconds=2.0)
+    longer = replace(plan, step=2 * 10**9, steps=900, compile_seconds=30.0)
+    text = total_plan([plan, longer])
+    assert text == "total: 1,200 steps in 2 stages, about 40.5 min and at most 5 GB"
 
 
 def test_a_run_prints_its_plan_once(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -133,6 +133,20 @@ class ResourcePlan:
         if self.compile_seconds:
             text += f", and {format_duration(self.compile_seconds)} once for compilation"
         return f"plan: {text}"
+
+
+def total_plan(plans: Sequence[ResourcePlan]) -> str:
+    """Return one line for runs that follow each other.
+
+    Args:
+        plans: plan of each run.
+    """
+    seconds = sum(plan.steps * plan.seconds + plan.compile_seconds for plan in plans)
+    largest = max(plan.total for plan in plans)
+    return (
+        f"total: {sum(plan.steps for plan in plans):,} steps in {len(plans)} stages, about "
+        f"{format_duration(seconds)} and at most {format_gb(largest)} GB"
+    )
 
 
 def format_gb(size: float) -> str:

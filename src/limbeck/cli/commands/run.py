@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from limbeck.diffusion.prior import Prior
     from limbeck.runs.run_command import RunCommand, RunOptions
     from limbeck.training.experiment import Experiment
+    from limbeck.training.resources import ResourcePlan
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,6 +58,7 @@ def run_stages(command: RunCommand, text: str) -> None:
     from limbeck.runs.report.pages import write_recipe_report
     from limbeck.system.launch import launched_index
     from limbeck.system.processes import wait_for_processes
+    from limbeck.training.resources import total_plan
 
     options, preset = command.options, command.preset
     assert preset is not None
@@ -65,7 +67,7 @@ def run_stages(command: RunCommand, text: str) -> None:
     refuse_folder_in_use(parent)
     refuse_single_run(parent)
     stages = _checked_stages(command)
-    later = sum(stage.steps for stage in stages.values())
+    later, plans = sum(stage.steps for stage in stages.values()), []
     with ExitStack() as stack:
         if show:  # one page for all stages
             stack.enter_context(open_viewer(parent, command.experiment))
@@ -76,9 +78,11 @@ def run_stages(command: RunCommand, text: str) -> None:
             position = StagePosition(number, len(stages), folder.name.partition("-")[2], later)
             if options.dry_run:
                 print(f"{folder.name}: ", end="", flush=True)
-            run_one(stage, options, folder, text, False, position, lock_parent, preset)
+            plans += [run_one(stage, options, folder, text, False, position, lock_parent, preset)]
             wait_for_processes()  # the next stage reads the result, which process 0 has written
-    if not options.dry_run and launched_index() == 0:
+    if options.dry_run:
+        print(total_plan([plan for plan in plans if plan is not None]))
+    elif launched_index() == 0:
         folders = list(stages)
         messages = choose_stage(folders, options.device)
         print(write_recipe_report(parent, folders, recipe.rpartition(":")[2], messages))
@@ -125,7 +129,7 @@ def run_one(
     position: StagePosition = ONLY_STAGE,
     before_start: Callable[[], None] = lambda: None,
     preset: Preset | None = None,
-) -> None:
+) -> ResourcePlan | None:
     """Start or resume one run and print its report, or the resources it needs if it is a dry run.
 
     Args:
@@ -137,6 +141,9 @@ def run_one(
         position: which stage of a preset it is.
         before_start: called when all is checked and before anything is written.
         preset: the recipe that the options come from.
+
+    Returns:
+        The resources it needs if it is a dry run.
     """
     from limbeck.cli.run_folder import resume_hint
     from limbeck.runs.folder_state import finished_message, is_finished
@@ -146,7 +153,7 @@ def run_one(
     if is_finished(folder, experiment) and not options.dry_run:  # before the model is loaded
         print(finished_message(folder, experiment), file=sys.stderr)
         print(folder / "report.html", flush=True)
-        return
+        return None
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
     from limbeck.runs.closing_summary import closing_lines
@@ -158,8 +165,9 @@ def run_one(
     if preset is not None:
         preset.check_prior(prior)
     if options.dry_run:
-        print(rehearse(Run(experiment, prior)))
-        return
+        plan = rehearse(Run(experiment, prior))
+        print(plan)
+        return plan
     before_start()
     with resume_hint(command), watched:
         report = record(
@@ -174,6 +182,7 @@ def run_one(
     print(report, flush=True)
     if position.number == position.total and launched_index() == 0:
         print("\n".join(closing_lines(folder, experiment)), file=sys.stderr, flush=True)
+    return None
 
 
 def _load_prior(experiment: Experiment, device: str) -> Prior:

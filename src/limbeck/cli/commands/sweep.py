@@ -46,7 +46,8 @@ def main(argv: Sequence[str]) -> None:
             print(f"{text}another; nothing was written", file=sys.stderr)
             return
         for run in with_found_names(runs, root):
-            print(root / run.name)
+            stages = f" ({', '.join(run.stages)})" if len(run.stages) > 1 else ""
+            print(f"{root / run.name}{stages}")
         count = "one run" if len(runs) == 1 else f"{len(runs)} runs"
         print(f"limbeck: {count}; nothing was written", file=sys.stderr)
         return
