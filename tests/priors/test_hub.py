@@ -39,6 +39,11 @@ def test_a_cached_autoencoder_is_found_by_its_id(cache, folders, tmp_path):
         load_family("eps", folders("eps"), vae="some/other")
 
 
+def test_a_model_of_pixels_refuses_an_autoencoder_before_it_is_fetched(folders):
+    with pytest.raises(ValueError, match=r"vae some/other: .* has no autoencoder to replace"):
+        load_family("pixel", folders("pixel"), vae="some/other")
+
+
 def test_an_incomplete_model_counts_as_missing(cache, folders):
     folder = cache.add("some/one", folders("eps"))
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()

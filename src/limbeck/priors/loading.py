@@ -297,8 +297,6 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
 
     _refuse_misspelled(name)
     path = EMBEDDED_MODELS.get(name) or resolve_model(name)
-    if model.vae:
-        model = replace(model, vae=str(resolve_model(model.vae, "config.json")))
     if model.control:
         model = resolve_control(model)
     if model.ip_adapter:
@@ -315,7 +313,10 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
             "of its own: leave it out"
         )
     check_layout(files.folder)
+    cls = prior_class(files)
+    if model.vae and "vae" in cls.extra_parts:  # others refuse it
+        model = replace(model, vae=str(resolve_model(model.vae, "config.json")))
     with loading(files.name, passed_on=(ValueError,)):
-        prior = prior_class(files)(files, device, pick_precision(precision, device), model, runtime)
+        prior = cls(files, device, pick_precision(precision, device), model, runtime)
         prior.check_runs()
         return prior
