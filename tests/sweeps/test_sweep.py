@@ -136,6 +136,13 @@ def test_a_sweep_grows_in_its_folder_and_keeps_what_it_has(tmp_path, capsys):
     assert files_of(run) == before
 
 
+def test_a_dry_run_names_the_stages_of_presets(tmp_path, capsys):
+    command = ["sweep", "a duck", "--preset", "magic3d", "--seed", "0:2", "--dry-run"]
+    assert main([*command, "--out", str(tmp_path / "s")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all(line.endswith(" (coarse, fine)") for line in lines)
+
+
 def test_two_sweeps_at_once_in_one_folder_are_refused(tmp_path, capsys):
     from limbeck.system.folder_lock import folder_lock
 
