@@ -126,6 +126,7 @@ def test_an_edit_leaves_a_run_folder_with_images_of_each_kind(prior, photo, tmp_
     text = page.read_text()
     assert "<h2>Edits</h2>" in text and "two striped cats → a red mug" in text
     assert all(f"<figcaption>{kind}</figcaption>" in text for kind in KINDS)
+    assert "<b>0</b><b>0.125</b><b>≥ 0.5</b>" in text  # the scale of the difference
     experiment = config.read_yaml(Experiment, out / "run.yaml")
     assert type(experiment.method) is METHODS[name]
     assert experiment.source_prompt == ("two striped cats",)

@@ -93,8 +93,8 @@ class RunData:
             return "one-step samples"
         if self.is_sampling:
             return f"{self.config.get('sampler', 'ddim')} samples".replace("ddim", "DDIM")
-        name = _component_name(self.config.get("method", "")).rsplit(":", 1)[-1]
-        return name.upper() if len(name) <= 5 else name
+        file, _, name = _component_name(self.config.get("method", "")).rpartition(":")
+        return name.upper() if len(name) <= 5 and not file else name
 
     @property
     def representation(self) -> str:
