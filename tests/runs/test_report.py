@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.metrics.run_scores import score_run
-from limbeck.priors.exact import colored_shapes
+from limbeck.priors.exact import GaussianMixture, colored_shapes
 from limbeck.runs.images import save_final_images
 from limbeck.runs.recorder import record
 from limbeck.runs.recording_options import RecordingOptions
@@ -375,3 +376,22 @@ def test_losses_are_named():
 )
 def test_durations_are_readable(seconds, text):
     assert seconds_text(seconds) == text
+
+
+def test_particles_without_images_are_shown_as_points(tmp_path):
+    prior = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), torch.ones(2))
+    page = record(
+        Experiment((MARKUP_PROMPT, "b"), method=SDS(1.0), particles=8, steps=2),
+        prior,
+        tmp_path,
+        console=Console(file=io.StringIO()),
+    )
+    with Image.open(tmp_path / "particles.png") as image:
+        assert image.width == pytest.approx(3 * 1.75 * 180, abs=2)  # the law and two prompts
+    assert "Particles" in HtmlPage(page).headings and not (tmp_path / "failures.json").exists()
+
+
+def test_a_method_of_ones_own_keeps_the_case_of_its_name(runs):
+    run = read_run_data(runs / "sds")
+    assert run.method == "SDS"
+    assert replace(run, config=run.config | {"method": {"name": "x/mine.py:Mine"}}).method == "Mine"

@@ -30,7 +30,7 @@ from limbeck.runs.other_processes import take_part
 from limbeck.runs.profile_file import profile_content
 from limbeck.runs.recording_options import DEFAULT_RECORDING, RecordingOptions
 from limbeck.runs.report.live import LiveReport
-from limbeck.runs.results import write_results
+from limbeck.runs.results import save_scatter, write_results
 from limbeck.runs.run_checkpoint import RunCheckpoint
 from limbeck.runs.run_costs import RunCosts
 from limbeck.runs.run_progress import RunProgress, time_left
@@ -382,6 +382,8 @@ class Recorder:
             with self.run.profile.part("results"):
                 films = self.options.films
                 write_results(self.run, folder, self.images, products, self._print, films)
+        else:
+            products.write("particles.png", partial(save_scatter, self.run, folder))
         if self.log_writer is not None:
             self.log_writer.close()
             if self.log_writer.error is not None:

@@ -7,17 +7,22 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.config.discovery import component_name
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.metrics.run_scores import score_run
+from limbeck.metrics.true_law import ExactPrior, draw_from_law
 from limbeck.runs import contact_sheets, images
 from limbeck.runs.final_products import FinalProducts
 from limbeck.runs.reference_renders import save_reference_renders
 from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.system.files import write_text
 from limbeck.training.trainer import Run
+
+_LEAST_DRAWS = 256  #: from the law beside particles, per prompt
 
 
 def write_results(
@@ -52,6 +57,30 @@ def write_results(
     if films:
         turntable = folder / "turntable"
         products.write("turntable", lambda: contact_sheets.save_turntables(run, turntable, tell))
+
+
+@torch.no_grad()
+def save_scatter(run: Run, folder: Path) -> None:
+    """Draw the particles of a model without images, beside draws from the law if it is exact.
+
+    Args:
+        run: the run after its last step.
+        folder: its folder.
+    """
+    from limbeck.runs.report.scatter_plot import draw_scatter  # imports matplotlib, which is slow
+
+    e, prior = run.experiment, run.prior
+    x0 = run.encode(run.representation.render(RenderRequest(torch.arange(e.total))))
+    parts = list(zip(e.prompts, x0.float().cpu().split(e.particles), strict=True))
+    points = {
+        prompt: torch.cat([part for other, part in parts if other == prompt])
+        for prompt in e.prompts
+    }
+    if isinstance(prior, ExactPrior):
+        rng, count = torch.Generator().manual_seed(e.seed), max(e.particles, _LEAST_DRAWS)
+        draws = [draw_from_law(prior, prompt, count, rng) for prompt in points]
+        points = {"draws from the law": torch.cat(draws), **points}
+    images.save_png(draw_scatter(points, dpi=180), folder / "particles.png")
 
 
 def _save_images(run: Run, folder: Path, final_images: Float[Tensor, "n 3 h w"]) -> None:

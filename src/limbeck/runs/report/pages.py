@@ -208,6 +208,7 @@ def _run_content(run: RunData, page: Path, reload_seconds: int = 0) -> dict[str,
     return {
         "run": run,
         "finals": run.finals(),
+        "scatter": run.scatter(),
         "reference": run.reference(),
         "turntables": run.turntables(page),
         "edit_rows": run.edits(),

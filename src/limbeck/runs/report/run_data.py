@@ -266,6 +266,13 @@ class RunData:
             images.append(with_svg(image, drawing) if drawing.exists() else image)
         return rows
 
+    def scatter(self) -> PageImage | None:
+        """Particles of a model without images, as points; None for images or an unfinished run."""
+        path = self.path / "particles.png"
+        if self.unfinished or not path.exists():
+            return None
+        return embed_image(path, 1160, False, "the particles as points")
+
     def reference(self) -> list[PageImage]:
         """The reference image and each particle from its camera; none without a reference."""
         folder, scores = self.path / "reference", self._json("reference/scores.json")
