@@ -102,9 +102,11 @@ class Preset(abc.ABC):
         Raises:
             ValueError: if it colors a surface without changing it, and starts from none.
         """
-        config, names = experiment.representation, list(self._all_stages(experiment.prompts))
-        has_start = config.init_from is not None or config.input_files
-        if has_start or self.stage not in names[1:]:
+        config = experiment.representation
+        if not self.stage or config.init_from is not None or config.input_files:
+            return
+        names = list(self._all_stages(("any",)))  # an experiment from an image may have no prompt
+        if self.stage not in names[1:]:
             return
         before = names[names.index(self.stage) - 1]
         advice = f"give a run of stage {before} with --representation.init-from RUN"
