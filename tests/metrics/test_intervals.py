@@ -201,6 +201,21 @@ def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
     assert constant == pytest.approx(wilson_interval(1.0, 6))
 
 
+def test_the_jackknife_of_a_recall_near_one_stays_near_one() -> None:
+    """Left-out images cost the recall of a whole set more than the set lacks."""
+    units = list(range(60))
+
+    def recall(rows: torch.Tensor) -> float:
+        return 0.995 if len(rows) == 60 else 0.96 + 0.003 * (rows.sum().item() % 11)
+
+    low, high = jackknife_interval(recall, units, (0, 1))
+    assert 0.95 < low < 0.995 < high < 1
+    rng = torch.Generator().manual_seed(3)
+    for _ in range(100):  # no mean is farther from its bound than its error
+        values = torch.rand(8, dtype=F64, generator=rng) ** 0.02
+        assert values.std() / math.sqrt(8) <= (1 - values.mean()) * (1 + 1e-9)
+
+
 def test_the_jackknife_covers_a_variance_over_prompts() -> None:
     rng = torch.Generator().manual_seed(2)
     units, hits = [prompt for prompt in range(60) for _ in range(3)], [0, 0]

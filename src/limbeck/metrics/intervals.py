@@ -120,7 +120,7 @@ def mean_interval(
     if _is_constant(std, mean, bounds):
         return _constant_interval(mean, count, bounds)
     if count < BOOTSTRAP_FROM:
-        return _t_ends(mean, t_quantile(count - 1) * std / math.sqrt(count), bounds, is_difference)
+        return _t_ends(mean, std / math.sqrt(count), t_quantile(count - 1), bounds, is_difference)
     means = _bootstrap_weights(count) @ (values - mean).float()
     ends = means.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     low, high = (mean + ends).tolist()
@@ -132,7 +132,9 @@ def _difference_bounds(bounds: Interval) -> Interval:
     return bounds[0] - bounds[1], bounds[1] - bounds[0]
 
 
-def _t_ends(value: float, half: float, bounds: Interval, is_difference: bool) -> Interval:
+def _t_ends(
+    value: float, error: float, t: float, bounds: Interval, is_difference: bool
+) -> Interval:
     """Ends of a t interval within bounds.
 
     Near a bound values are skewed, and an interval of equal halves crosses the bound on one side
@@ -142,16 +144,22 @@ def _t_ends(value: float, half: float, bounds: Interval, is_difference: bool) ->
     of use with two or three values, and of differences, which are nearly symmetric, the interval is
     the usual one, cut at the bounds: this loses no coverage.
 
+    The standard error of a mean is at most the distance to the nearer bound: that of a single value
+    that is not at the bound. A statistic that is no mean, such as a recall near 1, may move by more
+    when images are left out. Its logit would then end anywhere, so that the distance is taken.
+
     Args:
-        value: the mean.
-        half: half width of its t interval.
+        value: the mean, or another statistic.
+        error: its standard error.
+        t: quantile of Student's distribution.
         bounds: smallest and largest possible value.
         is_difference: whether it is a difference.
     """
     low, high = bounds
     if is_difference or not low < value < high or math.isinf(high - low):
-        return max(value - half, low), min(value + half, high)
+        return max(value - t * error, low), min(value + t * error, high)
     below, above = value - low, high - value
+    half = t * min(error, below, above)
     factor = math.exp(min(half / below + half / above, _LARGEST_LOG))  # of the odds
     first, last = (low + (high - low) / (1 + above / below * by) for by in (factor, 1 / factor))
     return first, last
@@ -216,9 +224,9 @@ def jackknife_interval(
     values = [statistic((group != g).nonzero()[:, 0]) for g in range(groups)]
     left_out = torch.tensor(values, dtype=torch.float64)
     spread = (left_out - left_out.mean()).square().sum().item()
-    half = t_quantile(groups - 1) * math.sqrt((groups - 1) / groups * spread)
+    error = math.sqrt((groups - 1) / groups * spread)
     value = statistic(torch.arange(len(units)))
     bounds = _difference_bounds(bounds) if is_difference else bounds
-    if _is_constant(half, value, bounds):
+    if _is_constant(error, value, bounds):
         return _constant_interval(value, len(names), bounds)
-    return _t_ends(value, half, bounds, is_difference)
+    return _t_ends(value, error, t_quantile(groups - 1), bounds, is_difference)
