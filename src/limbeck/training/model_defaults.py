@@ -62,8 +62,8 @@ def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Exp
 def _recipe(method: str, representation: str, is_embedded: bool) -> Mapping[str, Any]:
     """Options that belong to a method by its paper, with the method itself; often none.
 
-    On the embedded model a method that edits has its own options as in ``limbeck edit``, and one
-    whose paper sets the times, as solvers do, also these and the steps.
+    On the embedded model a method that edits images has its own options as in ``limbeck edit``, and
+    one whose paper sets the times, as solvers do, also these and the steps.
     """
     methods: Mapping[str, type[Method]] = choices(Method)
     representations: Mapping[str, type[RepresentationConfig]] = choices(RepresentationConfig)
@@ -76,7 +76,7 @@ def _recipe(method: str, representation: str, is_embedded: bool) -> Mapping[str,
     recipe = dict(found.recipe(is_3d))
     if representation != _LEFT_OUT["representation"]:
         recipe.pop("representation", None)  # learning rates of latents
-    if is_embedded and issubclass(found, EditMethod):
+    if is_embedded and issubclass(found, EditMethod) and found.optimizes == "images":
         names = {"steps", *recipe} if recipe else set()
         edit = {"method": {}, **found.edit_recipe("small")}
         recipe |= {name: edit[name] for name in names if name in edit}

@@ -87,7 +87,7 @@ def test_quick_is_smaller_and_untuned():
     board = Leaderboard(quick=True)
     assert (board.num_prompts, board.seeds, board.passes, board.iterations) == (8, 1, 300, 0)
     assert {len(candidates(board, name)) for name in board.rows} == {1}
-    assert candidates(board, "stein")[0].guidance == 100.0  # that of the paper
+    assert candidates(board, "jsd")[0].guidance == 13.5  # that of the authors' code
     assert candidates(board, "sds")[0].guidance == 7.5  # that of the embedded model
 
 
