@@ -44,8 +44,8 @@ RUN = [
     (f"run {TOY} --method dds", "this method edits images"),
     (
         f"run {TOY} --method dds --source-prompt 'blue disc'",
-        "method dds edits images, but the representation latents starts from none: use limbeck "
-        "edit IMAGE, or give them with --representation.images",
+        "method dds edits images, and the representation latents has none: use limbeck edit IMAGE, "
+        "or add --representation.images IMAGE",
     ),
     (
         f"run {TOY} --method.guidance 0 --cameras orbit --cameras.perp-neg 2 --representation nerf",

@@ -130,5 +130,5 @@ def test_images_are_needed_for_2d_edits_of_images_alone(representation):
     if not isinstance(representation, Latents):
         check_edit_source(experiment, "gaussians")
         return
-    with pytest.raises(ValueError, match="latents starts from none: use limbeck edit IMAGE"):
+    with pytest.raises(ValueError, match="latents has none: use limbeck edit IMAGE"):
         check_edit_source(experiment, "gaussians")

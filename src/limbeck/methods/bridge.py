@@ -20,7 +20,7 @@ _SOURCE_SUFFIX = (
 )
 _TARGET_SUFFIX = ", detailed high resolution, high quality, sharp"
 _UNREADABLE = (
-    "bridge: this model cannot read the suffixes of the paper, so stage two goes from the empty "
+    "this model cannot read the suffixes of the paper, so stage two goes from the empty "
     "prompt to the prompt, as CSD; give --method.source-suffix and --method.target-suffix in its "
     "own words"
 )

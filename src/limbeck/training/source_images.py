@@ -104,9 +104,9 @@ def check_edit_source(experiment: Experiment, model: Model | Prior | str) -> Non
     if config.input_files or config.fresh_samples or is_3d or has_vectors or is_own(type(config)):
         return
     raise ValueError(
-        f"method {component_name(type(method))} edits images, but the representation "
-        f"{component_name(type(config))} starts from none: use limbeck edit IMAGE, or give them "
-        "with --representation.images"
+        f"method {component_name(type(method))} edits images, and the representation "
+        f"{component_name(type(config))} has none: use limbeck edit IMAGE, or add "
+        "--representation.images IMAGE"
     )
 
 

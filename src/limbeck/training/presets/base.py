@@ -111,8 +111,14 @@ class Preset(abc.ABC):
         before = names[names.index(self.stage) - 1]
         advice = f"give a run of stage {before} with --representation.init-from RUN"
         if not config.optimizes_shape:
-            raise ValueError(f"stage {self.stage} colors a shape and starts from none: {advice}")
-        notify(f"stage {self.stage} starts from the shape that its representation has: {advice}")
+            raise ValueError(
+                f"stage {self.stage} colors a shape and starts from none: {advice}, or run all stages "
+                f"up to it with --preset.last-stage {self.stage}"
+            )
+        notify(
+            f"stage {self.stage} starts from the default shape of its representation; to start from "
+            f"another, {advice}"
+        )
 
     def _all_stages(self, prompts: Sequence[str]) -> dict[str, Experiment]:
         make_stages = self.world if self.size == "world" else self.full
