@@ -335,7 +335,7 @@ def test_bridge_without_readable_suffixes_goes_from_the_empty_prompt_to_the_prom
             y = Bridge().init(prior, setup).transition(rows)
         assert torch.equal(y.null.data, prior.condition([""] * 6).data)
         assert torch.equal(y.pos.data, prior.condition([prompt] * 6).data)
-        assert [text for text in notices if text.startswith("bridge: this model cannot read")]
+        assert [text for text in notices if text.startswith("this model cannot read")]
 
 
 def test_bridge_uses_the_papers_suffixes_where_the_model_tells_them_apart():

@@ -112,12 +112,12 @@ class Preset(abc.ABC):
         advice = f"give a run of stage {before} with --representation.init-from RUN"
         if not config.optimizes_shape:
             raise ValueError(
-                f"stage {self.stage} colors a shape and starts from none: {advice}, or run all stages "
-                f"up to it with --preset.last-stage {self.stage}"
+                f"stage {self.stage} colors a shape and starts from none: {advice}, or run all "
+                f"stages up to it with --preset.last-stage {self.stage}"
             )
         notify(
-            f"stage {self.stage} starts from the default shape of its representation; to start from "
-            f"another, {advice}"
+            f"stage {self.stage} starts from the default shape of its representation; to start "
+            f"from another, {advice}"
         )
 
     def _all_stages(self, prompts: Sequence[str]) -> dict[str, Experiment]:
