@@ -284,7 +284,7 @@ def test_a_kernel_of_noised_images_needs_one_time_for_all(method):
 
 def test_a_run_of_csd_edit_has_one_time_for_all():
     e = default_experiment(["a red mug"], {"method": "csd-edit"})
-    assert isinstance(e.timesteps, UniformTimesteps) and not e.timesteps.per_row
+    assert e.timesteps == UniformTimesteps(t_min=0.05, t_max=0.95, per_row=False)
 
 
 def test_identity_54_the_mean_of_two_images_of_csd_edit_is_not_repelled():

@@ -170,14 +170,9 @@ def run_one(
         return plan
     before_start()
     with resume_hint(command), watched:
+        recording, logger = options.recording, options.logger
         report = record(
-            experiment,
-            prior,
-            folder,
-            options.recording,
-            command,
-            logger=options.logger,
-            stage=position,
+            experiment, prior, folder, recording, command, logger=logger, stage=position
         )
     print(report, flush=True)
     if position.number == position.total and launched_index() == 0:

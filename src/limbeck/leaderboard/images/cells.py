@@ -26,7 +26,7 @@ from limbeck.training.trainer import Run
 _SAMPLING_STEPS = 50
 _DECODED_ROWS = 64  #: images that are decoded together
 _SEED_STEP = 2**20  #: between the seeds of the runs of a cell
-_SEEDS = 2**32  #: number of seeds that a run may have
+SEEDS = 2**32  #: number of seeds that a run may have
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def experiment_of(cell: Cell, prompts: tuple[str, ...]) -> Experiment:
         representation=Latents(cell.setting.lr),
         particles=cell.images,
         steps=cell.steps,
-        seed=(cell.seed + first * _SEED_STEP) % _SEEDS,
+        seed=(cell.seed + first * _SEED_STEP) % SEEDS,
         precision=cell.precision,  # type: ignore[arg-type]
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.distillation.timesteps.deterministic import FixedTimesteps
 from limbeck.leaderboard.execution.workers import load_prior
-from limbeck.leaderboard.images.cells import experiment_of
+from limbeck.leaderboard.images.cells import SEEDS, experiment_of
 from limbeck.leaderboard.images.measurement import Measurement
 from limbeck.metrics.estimate import Estimate
 from limbeck.metrics.intervals import mean_interval
@@ -21,7 +21,6 @@ from limbeck.system.finite import NonFiniteError
 from limbeck.training.trainer import Run
 
 _ROUNDING = 1e-20  #: share of the squared mean that the trace of equal draws may have
-_SEEDS = 2**32  #: number of seeds that a run may have
 
 
 def squared_snr(gradients: Float[Tensor, "draws b ..."]) -> Float[Tensor, "b"]:
@@ -96,7 +95,7 @@ class GradientNoise(Measurement):
         before = {name: value.clone() for name, value in run.tensors().items()}
         gradients = []
         for number in range(self.draws):
-            seed = (experiment.seed + 1 + number) % _SEEDS
+            seed = (experiment.seed + 1 + number) % SEEDS
             run.experiment = replace(experiment, timesteps=FixedTimesteps(t), seed=seed)
             gradients.append(run.advance().gradient.detach().cpu())
             run.load({name: value.clone() for name, value in before.items()}, step)
