@@ -34,7 +34,7 @@ def test_an_overflow_of_the_autoencoder_is_said(
     argv = [command, "a red mug", "--model", str(overflowing), "--steps", "2", "--out", str(out)]
     assert main([*argv, "--precision", "float16", "--device", "cpu"]) == 2
     found = capsys.readouterr().err.strip().splitlines()[-1]  # behind the progress bar
-    assert found.startswith("limbeck: ")
+    assert found.startswith("limbeck: error: ")
     assert "NaN or infinite values" in found and "--precision float32 or bfloat16" in found
     assert not list(out.rglob("*.png")) and not (out / "scores.json").exists()
 

@@ -396,7 +396,7 @@ def test_no_traceback_from_a_shell(tmp_path: Path) -> None:
     done = shell("-m", "limbeck.cli.main", "run", "zebra", *TOY, cwd=tmp_path)
     assert (
         done.returncode == 2
-        and done.stderr.startswith("limbeck: prompt 'zebra'")
+        and done.stderr.startswith("limbeck: error: prompt 'zebra'")
         and "Traceback" not in done.stderr
     )
 

@@ -27,7 +27,7 @@ from limbeck.system.notices import Notice, collect_notices, display_notices
 from limbeck.training.experiment import Experiment
 
 DRAGON = "a purple dragon riding a bicycle"
-NOT_LOADED = "limbeck: the model would be loaded now"
+NOT_LOADED = "limbeck: error: the model would be loaded now"
 UNKNOWN_WORDS = f'"{DRAGON}": the model does not know "dragon", "riding", "bicycle"'
 
 
@@ -123,7 +123,7 @@ def test_prompts_in_the_models_own_words_are_not_commented(
     model: str, prompt: str, no_loading: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["sample", prompt, "--model", model]) == 2
-    assert capsys.readouterr().err == "limbeck: the model would be loaded now\n"
+    assert capsys.readouterr().err == "limbeck: error: the model would be loaded now\n"
 
 
 def test_words_that_name_nothing_of_an_exact_prior_are_noticed(
@@ -172,7 +172,7 @@ def test_the_vocabulary_is_that_of_the_model_and_not_of_its_name(
     assert unknown == 'limbeck: "two striped snowmen": the model does not know "snowmen"'
     assert known.startswith("limbeck: the model knows a, on,") or "striped" in known
     assert main(["sample", "two striped snowmen", "--model", str(v_folder)]) == 2
-    assert capsys.readouterr().err == "limbeck: the model would be loaded now\n"
+    assert capsys.readouterr().err == "limbeck: error: the model would be loaded now\n"
 
 
 def test_a_broken_vocabulary_is_refused(

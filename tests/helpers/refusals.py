@@ -13,5 +13,5 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     out, err = capsys.readouterr()
     assert code == 2, (out, err)
     lines = err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("limbeck: "), err
-    return lines[0].removeprefix("limbeck: ")
+    assert len(lines) == 1 and lines[0].startswith("limbeck: error: "), err
+    return lines[0].removeprefix("limbeck: error: ")

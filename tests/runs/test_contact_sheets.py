@@ -309,7 +309,7 @@ def test_the_command_line_reports_a_collapse_in_one_line(tmp_path, monkeypatch, 
     argv += ["--cameras", "orbit", "--cameras.view-prompts", *NO_VIEW_PROMPTS]
     assert main(argv) == 2
     error = capsys.readouterr().err
-    assert error.strip().splitlines()[-1].startswith("limbeck: step 10: the scene is empty")
+    assert error.strip().splitlines()[-1].startswith("limbeck: error: step 10: the scene is empty")
     assert "Traceback" not in error and "--no-stop-on-collapse" in error
     assert error.count("the scene is empty") == 1
     assert main([*argv, "--no-stop-on-collapse"]) == 0

@@ -89,7 +89,7 @@ def test_a_run_that_is_refused_has_failed_and_says_why_later_too(tmp_path: Path)
 
     later, output = Jobs(), RunOutput(folder / OUTPUT_FILE)
     assert run_state(folder, later) == "failed" and output.exit_code == 2
-    assert output.last_line == "limbeck: --steps must be an integer, not 'x'"
+    assert output.last_line == "limbeck: error: --steps must be an integer, not 'x'"
     assert continuing_words(folder)[: len(words)] == words
     (listed,) = list_runs(tmp_path, later)
     assert (listed.folder, listed.title, listed.state) == (folder, "“a red disc”", "failed")

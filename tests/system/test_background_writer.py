@@ -102,7 +102,7 @@ def test_a_full_disk_is_reported_in_a_line_and_the_old_checkpoint_stays(
         patch.setattr(checkpoint, "write_cpu_tensors", write_until_full)
         assert main(argv) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("limbeck: the disk is full")
+    assert message.startswith("limbeck: error: the disk is full")
     assert "resumes from the last checkpoint" in message
     assert read_metadata(folder / "checkpoint.safetensors")["step"] == 4
     assert main(argv) == 0 and metrics_lines(folder)[-1]["step"] == 12

@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown = error if is_user_error(error) else _named_by_file(error)
         if os.environ.get("LIMBECK_TRACEBACK") or not is_user_error(shown):
             raise
-        print(f"limbeck: {describe_error(shown)}", file=sys.stderr)
+        print(f"limbeck: error: {describe_error(shown)}", file=sys.stderr)
         return USER_ERROR
     return 0
 

@@ -237,7 +237,7 @@ class Jobs:
             try:
                 return self._start_waiting()
             except (OSError, ValueError) as error:
-                print(f"limbeck: {error}", file=sys.stderr, flush=True)
+                print(f"limbeck: error: {error}", file=sys.stderr, flush=True)
 
     def _follow(self, job: Job) -> None:
         """Wait for the end of a run, and start the next one."""

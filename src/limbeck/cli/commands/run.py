@@ -33,10 +33,11 @@ def main(argv: Sequence[str]) -> None:
         return run_stages(command, text)
     options = command.options
     if command.preset is not None and command.preset.stops_early:
-        last = command.preset.best_world_stage
+        best, final = command.preset.best_world_stage, command.preset.final_stage
         notify(
-            f"this recipe stops after its stage {last} on the embedded model; with "
-            "--preset.last-stage it runs later ones too, as a new run in a folder of its own"
+            f"this recipe stops after its stage {best} on the embedded model; with "
+            f"--preset.last-stage {final} it runs the later ones too, as a new run in a folder of "
+            "its own"
         )
     run_one(
         command.experiment, options, command.folder, text, options.viewer, preset=command.preset

@@ -33,7 +33,10 @@ def draw_scatter(particles: Mapping[str, Float[Tensor, "n ..."]], dpi: int = _DP
     ends = torch.stack([low - margin, high + margin]).T.tolist()
     for panel, (name, own) in zip(panels, points.items(), strict=False):
         panel.plot(*own.T.tolist(), ".", markersize=2, alpha=0.5)
-        panel.set(xlim=ends[0], ylim=ends[1], xticks=[], yticks=[])
+        panel.set(xlim=ends[0], ylim=ends[1])
+        panel.locator_params(nbins=3)
+        panel.tick_params(labelsize=7, length=2, pad=2)
+        panel.label_outer()
         panel.set_title(name, fontsize=9, parse_math=False)
     for panel in panels[len(points) :]:
         panel.set_axis_off()

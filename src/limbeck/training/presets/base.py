@@ -125,6 +125,11 @@ class Preset(abc.ABC):
         return make_stages(tuple(prompts))
 
     @property
+    def final_stage(self) -> str:
+        """Name of the last stage of the whole recipe."""
+        return list(self._all_stages(("any",)))[-1]
+
+    @property
     def stops_early(self) -> bool:
         """Whether the recipe stops by itself before its last stage."""
         is_chosen = self.stage or self.last_stage
