@@ -26,6 +26,14 @@ def test_images_are_in_the_order_of_the_numbers_in_their_names(tmp_path):
     assert [p.name for p in list_images(run)] == ["00-00.png"]
 
 
+def test_equal_numbers_in_names_have_one_order(tmp_path, monkeypatch):
+    folder = write_images(tmp_path, "1.png", "01.png", "2.png")
+    given = [folder / name for name in ("1.png", "01.png", "2.png")]
+    for listed in (given, given[::-1]):  # in what order a system lists files is not defined
+        monkeypatch.setattr(type(folder), "iterdir", lambda self, listed=listed: iter(listed))
+        assert [p.name for p in list_images(folder)] == ["01.png", "1.png", "2.png"]
+
+
 def test_a_prompt_per_image_or_equally_many_images_per_prompt(tmp_path):
     folder = write_images(tmp_path, *(f"{i}.png" for i in range(4)))
     each = match_prompts(folder, ["duck", "mug", "duck", "car"])
@@ -96,3 +104,24 @@ def test_prompt_files(tmp_path):
         read_prompts(text)
     with pytest.raises(ValueError, match="no such file"):
         read_prompts(tmp_path / "missing.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.csv", "Prompt\na mug, on grass\na duck\n", "row 1 has 2 cells for 1 columns"),
+        ("p.csv", 'Prompt\na duck\n"a mug\na car\n', "not a valid table: unexpected end of data"),
+        ("p.jsonl", '{"tag": 1, "prompt": "a mug"}\n', "give a .txt file with one prompt per line"),
+    ],
+)
+def test_files_that_would_give_other_prompts_are_refused(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_prompts(path)
+
+
+def test_empty_cells_behind_the_last_column_are_no_text(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("Prompt,note\na mug,,\na duck\n")
+    assert read_prompts(path) == ["a mug", "a duck"]

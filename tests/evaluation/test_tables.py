@@ -4,7 +4,7 @@ import torch
 
 from limbeck.evaluation.judge import RunEvaluation
 from limbeck.evaluation.prompt_metrics import PromptImages, mean_metrics
-from limbeck.evaluation.tables import comparison_table, summary_line
+from limbeck.evaluation.tables import comparison_table, markdown_lines, summary_line
 from limbeck.metrics.intervals import mean_interval
 
 
@@ -31,6 +31,12 @@ def test_means_are_over_seeds_then_over_prompts():
         ["95 % over 2 prompts", "", "0 to 100 %"],
         ["true objects", "", "75 %"],
     ]
+
+
+def test_bars_in_prompts_end_no_cell():
+    lines = markdown_lines([["prompt", "object"], ["a | b", "1 %"]])
+    assert lines[2] == r"| a \| b | " + "   1 % |"
+    assert len({len(line) for line in lines}) == 1
 
 
 def test_the_mean_has_the_interval_over_prompts():

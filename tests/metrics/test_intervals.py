@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from limbeck.metrics import intervals
 from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.intervals import (
     POSITIVE,
@@ -59,6 +60,20 @@ def test_the_bootstrap_of_many_prompts_agrees_with_the_normal_interval() -> None
     found = mean_interval(values.tolist())
     assert found == pytest.approx((mean - half, mean + half), abs=0.08 * half)
     assert found == mean_interval(values.tolist())  # the same draw each time
+
+
+def test_resamples_of_many_prompts_are_the_same_in_parts(monkeypatch) -> None:
+    values = torch.randn(60, dtype=F64, generator=torch.Generator().manual_seed(0)).tolist()
+    whole = mean_interval(values)
+    monkeypatch.setattr(intervals, "_KEPT_COUNT", 50)
+    monkeypatch.setattr(intervals, "_DRAWN_AT_ONCE", 1000 * 60 + 1)  # in ten parts
+    assert mean_interval(values) == pytest.approx(whole, abs=1e-6)
+
+
+def test_the_weights_of_thousands_of_prompts_are_not_kept() -> None:
+    intervals._bootstrap_weights.cache_clear()
+    mean_interval([float(i % 7) for i in range(2_100)])  # 30,000 would take 5 GB
+    assert intervals._bootstrap_weights.cache_info().currsize == 0
 
 
 def test_prompts_that_all_agree_leave_what_wilson_leaves() -> None:

@@ -6,6 +6,7 @@ import torch
 from limbeck.metrics.r_precision import (
     candidate_log_probs,
     candidate_objects,
+    compared_columns,
     compared_texts,
     distractor_prompts,
     r_precision,
@@ -51,3 +52,13 @@ def test_log_probs_are_of_object_and_color():
 def test_a_prompt_is_not_compared_with_itself():
     others = ["A duck .", "a duck", "a  Duck", "a red duck", "a red duck", "a duck?"]
     assert compared_texts("a duck.", others) == ["a duck.", "a red duck", "a duck?"]
+
+
+def test_columns_of_many_prompts_are_the_texts_of_each():
+    prompts = ["a duck.", "a mug", "A  Duck"]
+    others = ["a duck", "a mug", "a red duck", "a mug,", "a mug"]
+    texts = list(dict.fromkeys([*prompts, *others]))
+    columns = compared_columns(prompts, texts, others)
+    for prompt, row in zip(prompts, columns, strict=True):
+        found = [text for text, is_one in zip(texts, row.tolist(), strict=True) if is_one]
+        assert sorted(found) == sorted(compared_texts(prompt, others))

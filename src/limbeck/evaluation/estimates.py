@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -178,7 +179,7 @@ def _jackknife(
     is_difference: bool = False,
 ) -> Interval | None:
     """Interval of a set metric; None if leaving out one unit leaves too few images."""
-    largest = max(units.count(unit) for unit in set(units))
+    largest = max(Counter(units).values())
     if (len(units) - largest <= NEIGHBORS and metric.equal_sizes) or len(units) - largest < 2:
         return None
     return jackknife_interval(statistic, units, metric.bounds, is_difference)

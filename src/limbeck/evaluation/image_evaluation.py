@@ -46,7 +46,7 @@ from limbeck.evaluation.set_names import name_sets
 from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.metrics.inception import InceptionFeatures
 from limbeck.metrics.preference.base import PreferenceModel
-from limbeck.metrics.r_precision import compared_texts
+from limbeck.metrics.r_precision import compared_columns
 from limbeck.metrics.structure_distance import DinoKeys
 from limbeck.metrics.true_law import ExactPrior
 from limbeck.priors.exact import DataSet, GaussianMixture
@@ -169,8 +169,10 @@ def report_sets(
 
 def _num_texts(measured: Sequence[MeasuredImages], judges: ImageJudges) -> int:
     """Number of texts that CLIP chooses from; the largest if some prompts are not among them."""
-    texts = judges.compared_with(measured)
-    return max(len(compared_texts(text, texts)) for own in measured for text in own.prompts)
+    others = tuple(dict.fromkeys(judges.compared_with(measured)))
+    prompts = tuple(dict.fromkeys(text for own in measured for text in own.prompts))
+    texts = tuple(dict.fromkeys((*prompts, *others)))
+    return int(compared_columns(prompts, texts, others).sum(1).max())
 
 
 def _count(number: int, noun: str) -> str:

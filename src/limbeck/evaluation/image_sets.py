@@ -85,10 +85,11 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(files, key=_natural_order)
 
 
-def _natural_order(path: Path) -> list[tuple[int, str]]:
-    """Sort key by which image-2 comes before image-10."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts if part]
+def _natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Sort key by which image-2 comes before image-10; 01 and 1 are told apart by the name."""
+    parts = [part for part in re.split(r"(\d+)", path.name) if part]
+    keys = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    return keys, path.name
 
 
 def read_prompts(path: Path, option: str = "--prompts") -> list[str] | dict[str, str]:
@@ -118,6 +119,11 @@ def read_prompts(path: Path, option: str = "--prompts") -> list[str] | dict[str,
         if isinstance(prompts, dict) and len(prompts) == 1:
             (only,) = prompts.values()
             prompts = only if isinstance(only, list) else prompts
+    elif suffix == ".jsonl":
+        raise ValueError(
+            f"{path} has an object in each line, and which of its texts is the prompt is not "
+            "known: give a .txt file with one prompt per line, or a .json list of prompts"
+        )
     else:
         # not splitlines: a prompt may hold line separators of Unicode
         lines = [line.strip() for line in text.split("\n")]
@@ -133,26 +139,40 @@ def read_prompts(path: Path, option: str = "--prompts") -> list[str] | dict[str,
 
 def _prompt_column(path: Path, text: str) -> list[str]:
     """The texts in the column ``Prompt`` of a table; quotes in a .tsv are part of them."""
-    lines = io.StringIO(text)
-    if path.suffix.lower() == ".tsv":
-        rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        rows = csv.DictReader(lines)
-    names = {name.strip().lower(): name for name in rows.fieldnames or ()}
+    head, *rows = _table_rows(path, text) or [[]]
+    names = [name.strip().lower() for name in head]
     if "prompt" not in names:
         found = ", ".join(names) or "none"
         raise ValueError(f"{path} has no column Prompt, only: {found}")
-    prompts = []
+    column, prompts = names.index("prompt"), []
     for number, row in enumerate(rows, 1):
-        if not any(row.values()):
+        if not any(row):
             continue  # as an empty line
-        prompts.append((row[names["prompt"]] or "").strip())
+        if any(map(str.strip, row[len(names) :])) and path.suffix.lower() == ".csv":
+            raise ValueError(
+                f"{path}: row {number} has {len(row)} cells for {len(names)} columns: put a text "
+                'that has commas in double quotes, as "a mug, red"'
+            )
+        prompts.append("".join(row[column : column + 1]).strip())
         if not prompts[-1]:
             raise ValueError(
                 f"{path}: the prompt of row {number} is empty, and prompts are those of the images "
                 "in their order: fill it in, or delete the row"
             )
     return prompts
+
+
+def _table_rows(path: Path, text: str) -> list[list[str]]:
+    """The cells of a table by row, without empty lines."""
+    is_tsv = path.suffix.lower() == ".tsv"
+    lines = io.StringIO(text)
+    try:
+        if is_tsv:
+            return [row for row in csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE) if row]
+        return [row for row in csv.reader(lines, strict=True) if row]
+    except csv.Error as error:
+        hint = "" if is_tsv else "; a text that has quotes or commas is put in double quotes"
+        raise ValueError(f"{path} is not a valid table: {one_line(error)}{hint}") from error
 
 
 def match_prompts(folder: Path, prompts: Sequence[str] | Mapping[str, str]) -> ImageSet:

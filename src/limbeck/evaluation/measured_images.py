@@ -18,7 +18,7 @@ from limbeck.metrics.feature_diversity import feature_diversity
 from limbeck.metrics.image_statistics import clipped, diversity, saturation, total_variation
 from limbeck.metrics.preference.base import PreferenceModel
 from limbeck.metrics.prompt_agreement import agreement
-from limbeck.metrics.r_precision import candidate_log_probs, compared_texts, ranks_first
+from limbeck.metrics.r_precision import candidate_log_probs, compared_columns, ranks_first
 from limbeck.metrics.square_images import fit_squares
 from limbeck.metrics.vendi import vendi_score
 from limbeck.system.image_files import read_whole_image
@@ -179,9 +179,7 @@ def add_clip_values(
             other has no R-Precision.
     """
     texts = {text: i for i, text in enumerate(dict.fromkeys([*measured.prompts, *others]))}
-    is_compared = torch.zeros(len(measured.prompts), len(texts), dtype=torch.bool)
-    for row, prompt in enumerate(measured.prompts):
-        is_compared[row, [texts[text] for text in compared_texts(prompt, others)]] = True
+    is_compared = compared_columns(measured.prompts, list(texts), others)
     own = torch.tensor([texts[prompt_of(unit)] for unit, _ in measured.keys])  # its row too
     embeds = clip.embed_texts(list(texts))
     scores: list[float] = []

@@ -154,7 +154,12 @@ def _seed_diversity(runs: Sequence[RunEvaluation], prompt: str) -> dict[str, flo
 
 
 def markdown_lines(table: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table, the first column aligned to the left, the others to the right."""
+    """Lines of a Markdown table, the first column aligned to the left, the others to the right.
+
+    Args:
+        table: texts by row; the ``|`` of prompts is escaped.
+    """
+    table = [[cell.replace("|", r"\|") for cell in row] for row in table]
     widths = [max(2, *(len(row[i]) for row in table)) for i in range(len(table[0]))]
     cells = [
         [

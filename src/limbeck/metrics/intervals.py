@@ -20,6 +20,8 @@ from torch import Tensor
 Z_95 = 1.959964  #: 97.5 % quantile of the standard normal distribution
 BOOTSTRAP_FROM = 40  #: prompts; below, a t interval covers better
 _RESAMPLES = 9_999
+_KEPT_COUNT = 2_000  #: most prompts whose weights in all resamples are kept, 80 MB
+_DRAWN_AT_ONCE = 1 << 23  #: values; bounds the memory of the resamples of more prompts
 _JACKKNIFE_GROUPS = 20
 _LARGEST_LOG = 700.0  #: of a number that is finite
 Interval = tuple[float, float]
@@ -91,6 +93,19 @@ def _bootstrap_weights(count: int) -> Float[Tensor, "resamples n"]:
     return weights.scatter_add_(1, drawn, torch.ones_like(weights)) / count
 
 
+def _resampled_means(values: Float[Tensor, "n"]) -> Float[Tensor, "resamples"]:
+    """Mean of every resample of values by prompt; the same draw at every call."""
+    count = len(values)
+    if count <= _KEPT_COUNT:
+        return _bootstrap_weights(count) @ values
+    rng = torch.Generator().manual_seed(count)
+    rows, means = max(1, _DRAWN_AT_ONCE // count), []
+    for start in range(0, _RESAMPLES, rows):
+        drawn = torch.randint(count, (min(rows, _RESAMPLES - start), count), generator=rng)
+        means.append(values[drawn].mean(1))
+    return torch.cat(means)
+
+
 def mean_interval(
     by_prompt: Sequence[float], bounds: Interval = UNBOUNDED, is_difference: bool = False
 ) -> Interval | None:
@@ -121,7 +136,7 @@ def mean_interval(
         return _constant_interval(mean, count, bounds)
     if count < BOOTSTRAP_FROM:
         return _t_ends(mean, std / math.sqrt(count), t_quantile(count - 1), bounds, is_difference)
-    means = _bootstrap_weights(count) @ (values - mean).float()
+    means = _resampled_means((values - mean).float())
     ends = means.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     low, high = (mean + ends).tolist()
     return max(low, bounds[0]), min(high, bounds[1])

@@ -65,6 +65,29 @@ def compared_texts(prompt: str, others: Iterable[str]) -> list[str]:
     return [prompt, *(text for text in dict.fromkeys(others) if _plain_text(text) != own)]
 
 
+def compared_columns(
+    prompts: Sequence[str], texts: Sequence[str], others: Iterable[str]
+) -> Bool[Tensor, "p t"]:
+    """Which of some texts each prompt is compared with, as ``compared_texts`` says.
+
+    Args:
+        prompts: the prompts.
+        texts: different texts, the prompts and ``others`` among them.
+        others: texts that each prompt is compared with, it may be among them.
+    """
+    column = {text: i for i, text in enumerate(texts)}
+    same: dict[str, list[int]] = {}
+    for text, i in column.items():
+        same.setdefault(_plain_text(text), []).append(i)
+    is_other = torch.zeros(len(texts), dtype=torch.bool)
+    is_other[[column[text] for text in dict.fromkeys(others)]] = True
+    is_compared = is_other.repeat(len(prompts), 1)
+    for row, prompt in enumerate(prompts):
+        is_compared[row, same[_plain_text(prompt)]] = False
+        is_compared[row, column[prompt]] = True
+    return is_compared
+
+
 def _plain_text(text: str) -> str:
     return " ".join(text.lower().split()).strip(" .,")
 

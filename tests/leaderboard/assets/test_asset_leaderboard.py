@@ -21,7 +21,7 @@ from limbeck.evaluation.prompt_metrics import PromptImages
 from limbeck.leaderboard.assets import judgment as asset_judgment
 from limbeck.leaderboard.assets.folder import BOARD_FILE
 from limbeck.leaderboard.assets.judgment import SIDE_VIEWS, AssetJudge, JudgedStage
-from limbeck.leaderboard.assets.page import draw_asset_sheet
+from limbeck.leaderboard.assets.page import draw_asset_sheet, sheet_names, write_sheets
 from limbeck.leaderboard.assets.protocol import AssetLeaderboard, plan_asset_runs
 from limbeck.leaderboard.assets.statistics import StageResults, make_rows
 from limbeck.leaderboard.assets.table import (
@@ -114,6 +114,15 @@ def test_stages_are_rows_that_are_compared_with_the_one_before_and_the_first():
     assert float(worse["value"]) == pytest.approx(-0.05)
     assert values["p", "1 field", "object"]["objects"] == "3"
     assert values["p", "1 field", "object"]["runs"] == "5"
+
+
+def test_rows_whose_names_differ_in_signs_only_have_a_sheet_each(tmp_path):
+    stages = [stage(name, A) for name in ("lr +1", "lr -1", "弱", "強")]
+    rows, _ = make_rows(stages, "lr +1", only_images)
+    files = sheet_names(rows)
+    assert list(files.values()) == ["lr-1.png", "lr-1-2.png", "prompt.png", "prompt-2.png"]
+    write_sheets(rows, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(files.values())
 
 
 def test_diversity_is_between_the_seeds_of_an_object():

@@ -7,6 +7,7 @@ import pytest
 from limbeck.leaderboard.exact_priors.table import exact_number
 from limbeck.leaderboard.report.markdown import (
     difference_text,
+    markdown_table,
     value_text,
     without_negative_zero,
 )
@@ -15,6 +16,11 @@ from limbeck.metrics.estimate import Estimate
 
 def percent(value):
     return f"{100 * value:.0f} %"
+
+
+def test_bars_in_names_end_no_cell():
+    table = markdown_table([["", "right"], ["a|b", "1"]])
+    assert table.splitlines()[2] == r"| a\|b | 1 |"
 
 
 def test_a_bold_difference_does_not_show_zero():

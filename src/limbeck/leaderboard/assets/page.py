@@ -96,7 +96,7 @@ def write_asset_page(
         "power": asset_power_sentence(rows, baseline),
         "changes": _changes(changes),
         "compared": [(heading(name), _MEANINGS[name]) for name in COMPARED],
-        "columns": [(row.stage.name, f"sheets/{sheet_name(row.stage)}") for row in computed],
+        "columns": [(name, f"sheets/{file}") for name, file in sheet_names(computed).items()],
         "by_object": _by_object(rows, objects),
         "names": [row.stage.name for row in rows],
         "gallery": _gallery(computed, objects, out),
@@ -238,9 +238,22 @@ def _data_url(image: UInt8[Tensor, "3 h w"]) -> str:
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def sheet_name(stage: StageResults) -> str:
-    """File name of the contact sheet of a stage."""
-    return f"{slug(stage.name, 80)}.png"
+def sheet_names(rows: Sequence[AssetRow]) -> dict[str, str]:
+    """File name of the contact sheet of each stage with results, by the name of the stage.
+
+    Names that differ only in characters that file names leave out are numbered.
+
+    Args:
+        rows: rows of the table.
+    """
+    files: dict[str, str] = {}
+    for name in (row.stage.name for row in rows if row.stage.results):
+        file, number = slug(name, 80), 1
+        while f"{file}.png" in files.values():
+            number += 1
+            file = f"{slug(name, 80)}-{number}"
+        files[name] = f"{file}.png"
+    return files
 
 
 def write_sheets(rows: Sequence[AssetRow], folder: Path) -> None:
@@ -251,9 +264,10 @@ def write_sheets(rows: Sequence[AssetRow], folder: Path) -> None:
         folder: folder to write.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    files = sheet_names(rows)
     for row in rows:
         if row.stage.results:
-            save_png(draw_asset_sheet(row.stage), folder / sheet_name(row.stage))
+            save_png(draw_asset_sheet(row.stage), folder / files[row.stage.name])
 
 
 def draw_asset_sheet(stage: StageResults) -> Image.Image:

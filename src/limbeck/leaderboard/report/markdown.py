@@ -11,9 +11,10 @@ def markdown_table(table: Sequence[Sequence[str]]) -> str:
     """A table, its first row the head.
 
     Args:
-        table: texts by row.
+        table: texts by row; the ``|`` of names is escaped.
     """
-    lines = [f"| {' | '.join(row)} |" for row in table]
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in table]
+    lines = [f"| {' | '.join(row)} |" for row in escaped]
     return "\n".join([lines[0], "|---" * len(table[0]) + "|", *lines[1:]])
 
 
