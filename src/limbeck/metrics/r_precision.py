@@ -79,9 +79,8 @@ def compared_columns(
     same: dict[str, list[int]] = {}
     for text, i in column.items():
         same.setdefault(_plain_text(text), []).append(i)
-    is_other = torch.zeros(len(texts), dtype=torch.bool)
-    is_other[[column[text] for text in dict.fromkeys(others)]] = True
-    is_compared = is_other.repeat(len(prompts), 1)
+    wanted = set(others)
+    is_compared = torch.tensor([text in wanted for text in texts]).repeat(len(prompts), 1)
     for row, prompt in enumerate(prompts):
         is_compared[row, same[_plain_text(prompt)]] = False
         is_compared[row, column[prompt]] = True
