@@ -58,6 +58,7 @@ from limbeck.runs.sample_recorder import find_sampled_run, sample_to_folder
 from limbeck.system.launch import launched_index
 from limbeck.system.processes import wait_for_processes
 from limbeck.training.experiment import Experiment, with_lr
+from limbeck.training.idle_options import notify_idle_options
 from limbeck.training.model_defaults import default_experiment
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 from limbeck.training.source_images import check_edit_source
@@ -141,6 +142,7 @@ def _first_stage(
         recorded, prior = _recorded_model(given["model"])
         given = {**given, "model": recorded}
     chosen = _with_options(default, given)
+    notify_idle_options(chosen.representation, default.representation)
     if lr is not None and (isinstance(lr, bool) or not isinstance(lr, int | float)):
         raise refused_value("lr", lr, float)
     if recipe is not None:

@@ -13,11 +13,12 @@ import pytest
 import torch
 import trimesh
 from own_meshes import checkered, mapped_box, node_scene, write_own_meshes
+from PIL import Image
 from trimesh.visual import TextureVisuals
 
 from limbeck.graphics.export.mesh_cleanup import TexturedMesh
 from limbeck.graphics.export.uv_checks import uv_problem
-from limbeck.graphics.export.writers import encode_obj_parts
+from limbeck.graphics.export.writers import encode_glb, encode_obj_parts
 from limbeck.graphics.geometry import mesh_file
 from limbeck.graphics.geometry.mesh import (
     MeshTopology,
@@ -29,7 +30,7 @@ from limbeck.graphics.geometry.mesh_file import read_mesh_file
 from limbeck.graphics.geometry.mesh_fit import fit_mesh
 from limbeck.graphics.rendering.mesh_colors import MeshFileColors
 from limbeck.graphics.rendering.texture_sampling import build_mipmaps, sample_texture
-from limbeck.system.notices import Notice
+from limbeck.system.notices import Notice, collect_notices, display_notices
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +237,11 @@ REFUSED = {
     "short_uv.glb": (_vertices(_SHORTS, "TEXCOORD_0"), "stores texture coordinates as integers"),
     "short_xyz.glb": (_vertices(_SHORTS, "POSITION"), "stores positions as integers"),
     "short_rgb.glb": (_vertices(_SHORTS, "COLOR_0"), "stores vertex colors as integers"),
+    "sparse.glb": (_vertices({"sparse": {"count": 1}}, "NORMAL"), "has sparse accessors, which"),
+    "fan.glb": (
+        _glb({"accessors": [{}], "meshes": [{"primitives": [{"attributes": {}, "mode": 6}]}]}),
+        "has triangle fans, which are not read",
+    ),
     "accessor.glb": (_vertices({}, "NORMAL").replace(b": 0}", b": 7}"), "is damaged"),
     "points.ply": ((_PLY + "end_header\n0 0 0\n1 0 0\n0 1 0\n").encode(), "has no faces"),
     "nan.ply": ((_PLY + _PLY_FACE + "0 0 0\n1 0 nan\n0 1 0\n3 0 1 2\n").encode(), "not finite"),
@@ -344,3 +350,100 @@ def test_the_scene_of_the_tests_has_what_it_claims() -> None:
     transforms = [node_scene().graph[name][0] for name in ("one", "two", "three")]
     determinants = [np.linalg.det(matrix[:3, :3]) for matrix in transforms]
     assert determinants == pytest.approx([1, -1, -1])
+
+
+_SQUARE = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
+
+
+def _notices_of(path: Path) -> list[str]:
+    with display_notices(lambda text: None), collect_notices() as collected:
+        read_mesh_file(path)
+    return collected
+
+
+def test_a_material_that_the_first_library_lacks_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "a.mtl").write_text("newmtl red\nKd 1 0 0\n")
+    (tmp_path / "b.mtl").write_text("newmtl green\nKd 0 1 0\n")
+    faces = "usemtl red\nf 1/1 2/2 3/3\nusemtl green\nf 1/1 3/3 4/4\n"
+    (tmp_path / "m.obj").write_text("mtllib a.mtl\nmtllib b.mtl\n" + _SQUARE + faces)
+    assert _notices_of(tmp_path / "m.obj") == [
+        "m.obj uses the material green, which a.mtl does not define: of its libraries the first "
+        "alone is read, not b.mtl"
+    ]
+    (tmp_path / "m.obj").write_text("mtllib a.mtl\n" + _SQUARE + "usemtl red\nf 1/1 2/2 3/3\n")
+    assert _notices_of(tmp_path / "m.obj") == []
+
+
+def test_a_texture_that_a_face_without_coordinates_drops_is_reported(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "t.png")
+    (tmp_path / "a.mtl").write_text("newmtl red\nmap_Kd t.png\n")
+    faces = "usemtl red\nf 1/1 2/2 3/3\nf 1 3 4\n"
+    (tmp_path / "m.obj").write_text("mtllib a.mtl\n" + _SQUARE + faces)
+    assert _notices_of(tmp_path / "m.obj") == [
+        "the texture of the material red is not read, since some of its faces have no texture "
+        "coordinates"
+    ]
+
+
+def test_colors_of_the_faces_of_a_ply_stay_those_of_the_faces(tmp_path: Path) -> None:
+    """A vertex of a red and a blue face is purple in neither."""
+    head = _PLY.replace("vertex 3", "vertex 4") + _PLY_FACE.replace("face 1", "face 2")
+    colors = "".join(f"property uchar {name}\n" for name in ("red", "green", "blue"))
+    head = head.replace("end_header\n", colors + "end_header\n")
+    corners = "0 0 0\n1 0 0\n1 1 0\n0 1 0\n"
+    faces = "3 0 1 2 255 0 0\n3 0 2 3 0 0 255\n"
+    (tmp_path / "m.ply").write_text(head + corners + faces)
+    (part,) = read_mesh_file(tmp_path / "m.ply")
+    assert part.colors[part.faces].tolist() == [[[1, 0, 0]] * 3, [[0, 0, 1]] * 3]
+    assert part.vertices[part.faces][1].tolist() == [[0, 0, 0], [1, 1, 0], [0, 1, 0]]
+
+
+def _painted_square(tmp_path: Path, scale: float, material: dict, wrap: int) -> Path:
+    """A textured square as .glb, with this material and this wrap mode."""
+    uv = scale * torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+    corners = torch.cat([uv / scale, torch.zeros(4, 1)], 1)
+    texture, faces = torch.rand(3, 8, 8), torch.tensor([[0, 1, 2], [0, 2, 3]])
+    square = TexturedMesh(corners, torch.ones(4, 3), faces, None, uv, texture, "paint")
+    data = encode_glb(square)
+    length = int.from_bytes(data[12:16], "little")
+    document = json.loads(data[20 : 20 + length])
+    document["samplers"][0] |= {"wrapS": wrap, "wrapT": wrap}
+    document["materials"][0] |= material
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    rest = data[20 + length :]
+    head = struct.pack("<4sIIII", b"glTF", 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A)
+    (tmp_path / "m.glb").write_bytes(head + text + rest)
+    return tmp_path / "m.glb"
+
+
+def test_textures_that_are_not_repeated_are_refused_beyond_their_borders(tmp_path: Path) -> None:
+    clamp, mirror, repeat = 33071, 33648, 10497
+    read_mesh_file(_painted_square(tmp_path, 1.0, {}, clamp))
+    read_mesh_file(_painted_square(tmp_path, 3.0, {}, repeat))
+    for wrap in (clamp, mirror):
+        with pytest.raises(ValueError, match="clamps or mirrors the texture of the material paint"):
+            read_mesh_file(_painted_square(tmp_path, 3.0, {}, wrap))
+
+
+@pytest.mark.parametrize(
+    ("material", "part"),
+    [
+        ({"alphaMode": "BLEND"}, "the transparency"),
+        ({"emissiveFactor": [1, 1, 1]}, "the emission"),
+        (
+            {
+                "extensions": {
+                    "KHR_materials_pbrSpecularGlossiness": {"diffuseFactor": [1, 0, 0, 1]}
+                }
+            },
+            "the diffuse factor (KHR_materials_pbrSpecularGlossiness)",
+        ),
+    ],
+)
+def test_colors_of_gltf_that_are_not_read_are_named(
+    tmp_path: Path, material: dict, part: str
+) -> None:
+    path = _painted_square(tmp_path, 1.0, material, 10497)
+    assert _notices_of(path) == [f"m.glb: {part} of the material paint is not read"]
+    assert _notices_of(_painted_square(tmp_path, 1.0, {}, 10497)) == []

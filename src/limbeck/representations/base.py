@@ -247,6 +247,14 @@ class RepresentationConfig(abc.ABC):
         return self.optimizes_shape
 
     @property
+    def idle_options(self) -> Mapping[str, str]:
+        """Options that have no effect beside the others, with the reason, as "without geometry".
+
+        They are not refused, since presets set some of them too.
+        """
+        return {}
+
+    @property
     def image_files(self) -> tuple[Path, ...]:
         """All image files that ``build`` reads."""
         return self.images

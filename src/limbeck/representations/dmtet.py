@@ -10,6 +10,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,7 @@ from limbeck.representations.surface import (
     MeshShading,
     SurfaceParticles,
     check_surface_options,
+    idle_light,
 )
 from limbeck.system.notices import notify
 from limbeck.system.random import RowRandom
@@ -366,6 +368,18 @@ class DMTet(RepresentationConfig):
     def optimizes_color(self) -> bool:
         """Whether colors are optimized."""
         return self.texture and self.shows_color
+
+    @property
+    def idle_options(self) -> Mapping[str, str]:
+        idle = idle_light(self.shading)
+        if not self.geometry:
+            names = ("sdf_blur", "sdf_lr", "deform_lr", "laplacian_weight")
+            idle |= dict.fromkeys((*names, "normal_consistency_weight"), "without geometry")
+        if self.init_from is None:
+            idle |= dict.fromkeys(("init_steps", "iso_level"), "without init_from")
+        else:
+            idle["init_radii"] = "with init_from"
+        return idle
 
     def has_color_field_of(self, other: DMTet) -> bool:
         """Return whether the color fields of both configs have the same parameters."""

@@ -10,7 +10,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -355,12 +355,24 @@ class GaussianSplats(RepresentationConfig):
         for name in ("init_opacity", "min_opacity"):
             if not 0 < getattr(self, name) < MAX_OPACITY:
                 raise ValueError(f"{name} must be in (0, {MAX_OPACITY}), not {getattr(self, name)}")
-        # presets set init_radius, init_opacity, refine_stop and min_opacity: these are let through
+        # presets set init_radius, init_opacity, refine_stop and min_opacity: see idle_options
         if self.init_from is not None:
             refuse_given(self, "with init_from: leave it out", "init_color_std")
         if not self.refine_every:
             cause = "with refine_every 0, which relocates none: leave it out"
             refuse_given(self, cause, "relocation_weight", "relocation_noise")
+
+    @property
+    def idle_options(self) -> Mapping[str, str]:
+        idle = {}
+        if self.init_from is None:
+            idle["init_fit_steps"] = "without init_from"
+        else:
+            idle |= dict.fromkeys(("init_radius", "init_opacity"), "with init_from")
+        if not self.refine_every:
+            cause = "with refine_every 0, which relocates none"
+            idle |= dict.fromkeys(("refine_stop", "min_opacity"), cause)
+        return idle
 
     @property
     def optimizes_normals(self) -> bool:

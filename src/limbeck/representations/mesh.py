@@ -6,6 +6,7 @@ Faces and texture coordinates stay those of the file.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -43,6 +44,7 @@ from limbeck.representations.surface import (
     SurfaceParticles,
     SurfaceRows,
     check_surface_options,
+    idle_light,
 )
 from limbeck.system.files import OtherFileError
 from limbeck.system.random import RowRandom
@@ -379,6 +381,13 @@ class Mesh(RepresentationConfig):
     def optimizes_color(self) -> bool:
         """Whether colors are optimized."""
         return self.texture and self.shows_color
+
+    @property
+    def idle_options(self) -> Mapping[str, str]:
+        idle = idle_light(self.shading)
+        if not self.shows_color:
+            idle["start"] = f"with shading {self.shading}, which shows no colors"
+        return idle
 
     @property
     def cameras(self) -> CameraSampler:

@@ -8,8 +8,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Literal
 
@@ -35,6 +35,7 @@ from limbeck.graphics.rendering.shading import PointLight, Shading
 from limbeck.graphics.rendering.smoothness import normal_smoothness
 from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
 from limbeck.representations.radiance_field import RadianceField
+from limbeck.system.notices import notify
 from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
 
@@ -373,8 +374,31 @@ class NeRF(RepresentationConfig):
             )
 
     @property
+    def idle_options(self) -> Mapping[str, str]:
+        idle = {}
+        if not self.resolution_late:
+            idle["resolution_switch"] = "without resolution_late"
+        if not self.entropy_weight:
+            idle["entropy_warmup"] = "without entropy_weight"
+        if not self.shading.diffuse_prob:
+            names = [option.name for option in fields(self.shading)]
+            cause = "at shading.diffuse_prob 0, at which nothing is lit"
+            idle |= {f"shading.{name}": cause for name in names if name != "diffuse_prob"}
+        if self.space == "latent":
+            idle["background"] = "with space latent, which has one learned latent behind the field"
+        return idle
+
+    @property
     def cameras(self) -> CameraSampler:
         return Orbit()
 
     def build(self, prior: Prior, particles: int, seed: int) -> NeRFParticles:
-        return NeRFParticles(self, prior, particles, seed)
+        built = NeRFParticles(self, prior, particles, seed)
+        short = min(built.canvas_size)
+        for name in ("resolution", "resolution_late"):
+            if (value := getattr(self, name)) > short:
+                notify(
+                    f"{name} {value} is above the size of the model, to which training renders are "
+                    f"reduced: {short} shows it as much and casts fewer rays"
+                )
+        return built

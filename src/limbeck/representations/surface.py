@@ -33,6 +33,7 @@ from limbeck.representations.base import Render, Representation
 
 MeshShading = Literal["texture", "lit", "clay", "normals", "facing"]
 COLOR_SHADINGS = ("texture", "lit")  #: the shadings that show the color field
+_LIT_SHADINGS = ("lit", "clay")  #: the shadings with a light at the camera
 SurfaceRows = list[tuple[Tensor, MeshTopology]]  #: vertices and topology of each row
 _CLAY_GRAY = 0.8  #: albedo of the clay shading
 
@@ -84,6 +85,15 @@ def check_surface_options(options: SurfaceOptions, texture: bool) -> None:
             "nothing is optimized: geometry is false, and for colors "
             + (needed if texture else "texture must be true")
         )
+
+
+def idle_light(shading: MeshShading) -> dict[str, str]:
+    """Return the option of the light and the reason if a shading has no light.
+
+    Args:
+        shading: what a render shows.
+    """
+    return {} if shading in _LIT_SHADINGS else {"ambient": f"with shading {shading}, without light"}
 
 
 class SurfaceParticles(Representation):

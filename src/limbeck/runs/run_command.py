@@ -18,6 +18,7 @@ from limbeck.runs.recording_options import RecordingOptions
 from limbeck.system.files import slug
 from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment, with_lr
+from limbeck.training.idle_options import notify_idle_options
 from limbeck.training.model_defaults import CHOICES, default_experiment
 from limbeck.training.presets.base import Preset
 
@@ -220,6 +221,7 @@ def read_run_command(argv: Sequence[str]) -> RunCommand:
         experiment.reference.check_effect()  # a recipe from an image lacks the image
         raise ValueError("a prompt is missing: give at least one text that is not empty")
     _notify_loose_words(experiment.prompts)
+    notify_idle_options(experiment.representation, defaults.experiment.representation)
     if start.preset is not None:
         start.preset.check_model(experiment.model)
         start.preset.check_start(experiment)

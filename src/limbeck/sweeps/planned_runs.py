@@ -17,6 +17,7 @@ from limbeck.runs.run_command import NO_PROMPTS, StartOptions, given_twice
 from limbeck.sweeps.expansion import Draw, Sweep, nest
 from limbeck.system.files import slug
 from limbeck.training.experiment import Experiment, with_lr
+from limbeck.training.idle_options import notify_idle_options
 from limbeck.training.model_defaults import CHOICES
 from limbeck.training.presets.base import apply_shared_options, start_stage_from
 from limbeck.training.source_images import check_edit_source
@@ -199,6 +200,7 @@ def build_stages(plain: dict[str, Any], path: str = "") -> dict[str, Experiment]
     chosen = build(Experiment, own, path, default)
     if chosen.prompts == NO_PROMPTS:
         raise ValueError("a prompt is missing: give at least one text that is not empty")
+    notify_idle_options(chosen.representation, default.representation)
     if extra.preset is not None:
         extra.preset.check_model(chosen.model)
         extra.preset.check_start(chosen)

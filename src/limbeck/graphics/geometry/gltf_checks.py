@@ -7,9 +7,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from limbeck.system.notices import notify
+
 #: extensions that a file may require: they change nothing that is read, or are checked below
 _READ_EXTENSIONS = {"KHR_materials_unlit", "KHR_mesh_quantization", "KHR_texture_transform"}
 _FLOAT, _UNSIGNED_BYTE = 5126, 5121  # component types of accessors
+_REPEAT, _TRIANGLE_FAN = 10497, 6  # of samplers and primitives
 
 
 def check_gltf(path: Path) -> None:
@@ -29,6 +32,8 @@ def check_gltf(path: Path) -> None:
         moved = [m for m in textured if _moves_texture(m)]
         mapped = [m for m in textured if _coordinates(m) != 0]
         integers = _integer_attributes(description)
+        unread_parts = _unread_geometry(description)
+        unread_materials = _unread_material_parts(description)
     except (ValueError, AttributeError, TypeError, LookupError) as error:
         raise ValueError(f"{path} is damaged: its description is not JSON of glTF") from error
     if moved:
@@ -53,6 +58,29 @@ def check_gltf(path: Path) -> None:
             f"{path} stores {' and '.join(integers)} as integers that are not read: export them as "
             "floats"
         )
+    if unread_parts:
+        raise ValueError(f"{path} has {unread_parts}, which are not read: export it without them")
+    for material, part in unread_materials:
+        notify(f"{path.name}: {part} of the material {material} is not read")
+
+
+def materials_not_repeated(path: Path) -> set[str]:
+    """Names of the materials whose base color texture is clamped or mirrored, not repeated.
+
+    Args:
+        path: a .glb or .gltf file that ``check_gltf`` has accepted.
+    """
+    description = json.loads(_description(path))
+    textures, samplers = description.get("textures", ()), description.get("samplers", ())
+    names = set()
+    for material in description.get("materials", ()):
+        if not (texture := _base_texture(material)):
+            continue
+        number = textures[texture["index"]].get("sampler")
+        sampler = {} if number is None else samplers[number]
+        if any(sampler.get(wrap, _REPEAT) != _REPEAT for wrap in ("wrapS", "wrapT")):
+            names.add(material.get("name") or "surface")  # as parts are named
+    return names
 
 
 def _description(path: Path) -> bytes:
@@ -106,3 +134,32 @@ def _integer_attributes(description: dict[str, Any]) -> list[str]:
                 if name == "COLOR_0" and kind not in (_FLOAT, _UNSIGNED_BYTE):
                     found["vertex colors"] = None
     return list(found)
+
+
+def _unread_geometry(description: dict[str, Any]) -> str:
+    """What of the geometry trimesh leaves out without a word; empty if nothing."""
+    accessors = description.get("accessors", [])
+    for mesh in description.get("meshes", ()):
+        for primitive in mesh.get("primitives", ()):
+            used = [*primitive.get("attributes", {}).values()]
+            used += [primitive["indices"]] if "indices" in primitive else []
+            if any("sparse" in accessors[index] for index in used):
+                return "sparse accessors"
+            if primitive.get("mode") == _TRIANGLE_FAN:
+                return "triangle fans"
+    return ""
+
+
+def _unread_material_parts(description: dict[str, Any]) -> list[tuple[str, str]]:
+    """Names of materials, and what of their colors is not read."""
+    found = []
+    for material in description.get("materials", ()):
+        name = material.get("name", "without a name")
+        gloss = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {})
+        if material.get("alphaMode", "OPAQUE") != "OPAQUE":
+            found.append((name, "the transparency"))
+        if any(material.get("emissiveFactor", ())):
+            found.append((name, "the emission"))
+        if any(value != 1 for value in gloss.get("diffuseFactor", ())[:3]):
+            found.append((name, "the diffuse factor (KHR_materials_pbrSpecularGlossiness)"))
+    return found

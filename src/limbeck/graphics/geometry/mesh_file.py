@@ -11,14 +11,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.graphics.geometry.gltf_checks import check_gltf
+from limbeck.graphics.geometry.gltf_checks import check_gltf, materials_not_repeated
 from limbeck.graphics.geometry.obj_checks import notify_missing_obj_files
+from limbeck.system.notices import notify
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 _MIN_EXTENT = 1e-5  #: areas below 1e-10 are lost in single precision
 MAX_MESH_FACES = 1_000_000  #: faces of a file; a CPU rasterizes them in about 0.2 s per view
 MAX_MESH_BYTES = 1 << 30  #: size of a file
 MAX_SOURCE_TEXTURE = 4096  #: larger textures are reduced to this side
+_BORDER = 1e-3  #: by which texture coordinates may leave [0, 1] where textures are not repeated
 _GLTF_SUFFIXES = (".glb", ".gltf")
 
 
@@ -74,6 +76,8 @@ def read_mesh_file(path: Path) -> tuple[MeshPart, ...]:
         by_material.setdefault((key, piece.uv is None), []).append(piece)
     parts = tuple(_concat_parts(group) for group in by_material.values())
     _check_parts(path, parts)
+    if path.suffix.lower() in _GLTF_SUFFIXES:
+        _check_repeats(path, parts)
     return _with_distinct_names(parts)
 
 
@@ -108,6 +112,8 @@ def _read_piece(scene: Any, node: str, path: Path) -> tuple[Any, MeshPart] | Non
         return None  # points or lines
     # only normals of the file: trimesh would otherwise compute smooth ones; it keeps both there
     normals = mesh.vertex_normals if "vertex_normals" in mesh._cache else None
+    if mesh.visual.kind == "face":
+        mesh = _with_own_corners(mesh)
     linear = matrix[:3, :3]
     faces = np.asarray(mesh.faces)
     if np.linalg.det(linear) < 0:  # a mirrored node turns faces inside out
@@ -128,6 +134,22 @@ def _read_piece(scene: Any, node: str, path: Path) -> tuple[Any, MeshPart] | Non
     )
 
 
+def _with_own_corners(mesh: Any) -> Any:
+    """A mesh whose faces have colors with vertices of its own for each face, which hold them."""
+    import trimesh
+
+    corners = np.asarray(mesh.faces).reshape(-1)
+    return trimesh.Trimesh(
+        np.asarray(mesh.vertices)[corners],
+        np.arange(len(corners)).reshape(-1, 3),
+        vertex_normals=np.asarray(mesh.vertex_normals)[corners]
+        if "vertex_normals" in mesh._cache
+        else None,
+        vertex_colors=np.repeat(mesh.visual.face_colors, 3, axis=0),
+        process=False,
+    )
+
+
 def _appearance(
     mesh: Any, is_linear: bool
 ) -> tuple[tuple[Any, ...], Tensor, Tensor | None, Tensor | None]:
@@ -137,7 +159,7 @@ def _appearance(
     count, visual = len(mesh.vertices), mesh.visual
     colors, uv, texture = torch.ones(count, 3), None, None
     key: tuple[Any, ...] = (None,)
-    if visual.kind in ("vertex", "face"):
+    if visual.kind == "vertex":
         colors = _unit_rgb(visual.vertex_colors, is_linear)
     elif visual.kind == "texture":
         material = visual.material
@@ -156,7 +178,13 @@ def _appearance(
         if visual.uv is not None and len(visual.uv) == count:
             uv = torch.tensor(np.asarray(visual.uv, np.float64)[:, :2]).float()
             uv = torch.stack([uv[:, 0], 1 - uv[:, 1]], 1)
-    return key, colors, uv, texture if uv is not None else None
+    if texture is not None and uv is None:
+        notify(
+            f"the texture of the material {key[0]} is not read, since some of its faces have no "
+            "texture coordinates"
+        )
+        texture = None
+    return key, colors, uv, texture
 
 
 def _colors_beside_uv(mesh: Any) -> Any:
@@ -251,6 +279,21 @@ def _check_parts(path: Path, parts: tuple[MeshPart, ...]) -> None:
     areas = torch.linalg.cross(sides[:, 0], sides[:, 1]).norm(dim=-1) / 2
     if not float(areas.max()) > 1e-12 * extent**2:
         raise ValueError(f"{path} shows nothing: all its faces have the area zero")
+
+
+def _check_repeats(path: Path, parts: tuple[MeshPart, ...]) -> None:
+    """Refuse textures that a glTF file clamps or mirrors, where it looks beyond their borders."""
+    names = materials_not_repeated(path)
+    for part in parts:
+        if part.texture is None or part.uv is None or part.name not in names:
+            continue
+        used = part.uv[part.faces]
+        if float(used.min()) < -_BORDER or float(used.max()) > 1 + _BORDER:
+            raise ValueError(
+                f"{path} clamps or mirrors the texture of the material {part.name} beyond its "
+                "borders, and only repeated ones are read: repeat it, or move its texture "
+                "coordinates into [0, 1] before the export"
+            )
 
 
 def _with_distinct_names(parts: tuple[MeshPart, ...]) -> tuple[MeshPart, ...]:
