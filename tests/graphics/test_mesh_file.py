@@ -352,6 +352,7 @@ def test_the_scene_of_the_tests_has_what_it_claims() -> None:
     assert determinants == pytest.approx([1, -1, -1])
 
 
+_GLOSS = "KHR_materials_pbrSpecularGlossiness"
 _SQUARE = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
 
 
