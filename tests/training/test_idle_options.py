@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.diffusion.prior import Prior
 from limbeck.graphics.fields.background import SolidBackground
 from limbeck.graphics.rendering.shading import Shading
+from limbeck.priors.loading import load
 from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.dmtet import DMTet
 from limbeck.representations.gaussian_splats import GaussianSplats
@@ -88,7 +88,8 @@ def test_commands_sweeps_and_python_say_it() -> None:
         assert message in collected
 
 
-def test_a_field_says_that_its_renders_are_larger_than_the_model(prior: Prior) -> None:
+def test_a_field_says_that_its_renders_are_larger_than_the_model() -> None:
+    prior = load("world", "cpu")
     short = min(prior.image_size)
     with display_notices(lambda text: None), collect_notices() as collected:
         NeRF(resolution=short, resolution_late=4 * short).build(prior, 1, 0)
