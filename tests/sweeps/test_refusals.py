@@ -91,3 +91,10 @@ def test_bad_input(words: str, parts: list[str], capsys: pytest.CaptureFixture[s
     Path("theirs/a.txt").write_text("a", encoding="utf-8")
     error = refused(capsys, "sweep", *shlex.split(words))
     assert all(part in error for part in parts), error
+
+
+def test_a_section_with_a_typing_mistake_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "prompts: [red disc]\nmodel: gaussians\ngird: {steps: [1, 2]}\n"
+    Path("study.yaml").write_text(text, encoding="utf-8")
+    message = refused(capsys, "sweep", "study.yaml")
+    assert "study.yaml: no option or section is called 'gird'. Did you mean grid?" in message

@@ -62,6 +62,12 @@ def run_words(*words: str) -> list[str]:
         ("method", METHOD + "        assert False\n", ":13, in Mine.__call__: AssertionError"),
         (
             "method",
+            METHOD + "        self.old = eps\n",
+            ":13, in Mine.__call__: FrozenInstanceError: cannot assign to field 'old'; its options "
+            "are fixed: what a method keeps between steps is its state",
+        ),
+        (
+            "method",
             METHOD + "        return prior(inputs.xt)\n",
             ":13, in Mine.__call__: TypeError: ",
         ),

@@ -6,11 +6,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import FrozenInstanceError
 from types import CodeType, FunctionType
 
 from limbeck.config.discovery import OWN_MODULE
 from limbeck.system.finite import NonFiniteError
 from limbeck.system.out_of_memory import is_out_of_memory
+
+_GENERATED = "<string>"  #: file of the code that dataclass writes, such as of a frozen one
 
 
 class OwnCodeError(ValueError):
@@ -33,6 +36,7 @@ def own_code_error(error: Exception) -> ValueError | None:
         (frame.f_code, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
         if str(frame.f_globals.get("__name__")).startswith(OWN_MODULE)
+        and frame.f_code.co_filename != _GENERATED
     ]
     entries = entries or _refused_call(error)
     if not entries:
@@ -41,6 +45,8 @@ def own_code_error(error: Exception) -> ValueError | None:
     text = " ".join(str(error).split())
     if not isinstance(error, ValueError):  # which is written for the user in most places
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, FrozenInstanceError):
+        text += "; its options are fixed: what a method keeps between steps is its state"
     return OwnCodeError(f"{code.co_filename}:{line}, in {code.co_qualname}: {text}")
 
 

@@ -308,10 +308,15 @@ def _final_images(
     stems = particle_stems(len(prompts) * per_prompt, per_prompt)
     paths = tuple(folder / "final" / f"{stem}.png" for stem in stems)
     missing = [path for path in paths if not path.is_file()]
+    if (folder / "particles.png").is_file():
+        raise ValueError(
+            f"{folder} has no images to judge, since x0 of its model is no image: limbeck bench "
+            "--model MODEL compares its particles with the law of an exact prior"
+        )
     if len(missing) == len(paths):
         raise ValueError(
-            f"{folder / 'final'} holds no images to judge: the model has none, or they were "
-            f"removed; {_again(folder, command)} to make them"
+            f"{folder / 'final'} holds no images to judge: they were removed; "
+            f"{_again(folder, command)} to make them"
         )
     if missing:
         raise ValueError(f"{missing[0]} is missing; {_again(folder, command)} to make it")

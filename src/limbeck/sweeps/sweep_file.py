@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from limbeck.system.folder_lock import LOCK_FILE
 from limbeck.training.experiment import Experiment
 
 SWEEP_FILE = "sweep.yaml"
+_SECTIONS = ("grid", "zip", "random", "seeds", "optuna")
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -71,6 +73,7 @@ def _sweep_of(plain: Mapping[str, Any]) -> Sweep:
             raise ValueError(f"{name} must be an integer, not {value!r}")
     seeds = rest.pop("seeds", ())
     seeds = expand_values(seeds if isinstance(seeds, list | tuple) else [seeds])
+    _check_sections(rest)
     fixed = flatten(rest)
     values = {name: _values(section) for name, section in sections.items()}
     together = values["grid"] | values["zip"] | values["random"]
@@ -82,6 +85,18 @@ def _sweep_of(plain: Mapping[str, Any]) -> Sweep:
         for name, section in values.items()
     }
     return Sweep(fixed, **axes, draws=draws, draw_seed=draw_seed, seeds=seeds, search=search)
+
+
+def _check_sections(names: Iterable[str]) -> None:
+    """Refuse names that are nearly those of a section; other unknown ones are refused later."""
+    options = Experiment.__dataclass_fields__.keys() | ExtraOptions.__dataclass_fields__.keys()
+    for name in names:
+        nearest = difflib.get_close_matches(name, _SECTIONS, 1)
+        if nearest and name.partition(".")[0] not in options:
+            raise ValueError(
+                f"no option or section is called {name!r}. Did you mean {nearest[0]}? Sections: "
+                f"{', '.join(_SECTIONS)}"
+            )
 
 
 def _search_of(section: dict[str, Any]) -> Search:
