@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -274,6 +275,27 @@ def test_presets_of_several_stages(tmp_path, monkeypatch, capsys):
     assert main([*command, "--out", "s", "--device", "cpu"]) == 0
     assert files_of(tmp_path / "s" / run.name) == before
     assert [row["state"] for row in table_of(Path("s"))] == ["finished"] * 2
+
+
+def test_runs_that_failed_by_a_mistake_in_ones_own_file_begin_anew_with_the_mended_one(tmp_path):
+    mine = tmp_path / "mine.py"
+    text = (
+        "from limbeck.methods.sds import SDS\n\n\nclass Mine(SDS):\n"
+        "    def __call__(self, prior, inputs, state):\n"
+        "        return super().__call__(prior, inputs, state)\n"
+    )
+    mine.write_text(text.replace("state)\n", "stat)\n"), encoding="utf-8")
+    out = tmp_path / "runs"
+    command = ["sweep", "red disc", "--model", "gaussians", "--method", f"{mine}:Mine"]
+    command += ["--steps", "2", "--out", str(out), "--workers", "1", "--seed", "0", "1"]
+    assert main(command) == 2
+    mine.write_text(text, encoding="utf-8")
+    assert main(command) == 0
+    assert [row["state"] for row in table_of(out)] == ["finished"] * 2
+    for path in out.glob("*/environment.json"):
+        recorded = json.loads(path.read_text())
+        digest = hashlib.sha256(mine.read_bytes()).hexdigest()
+        assert recorded["own_files"] == {str(mine): digest} and "continued" not in recorded
 
 
 def test_one_table_does_not_mix_two_versions_of_ones_own_method(tmp_path, capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.priors.loading import pick_precision
+from limbeck.runs.folder_state import keeps_steps
 from limbeck.runs.own_files import ENVIRONMENT_FILE, changed_files, own_files
 from limbeck.system.environment import describe_environment
 from limbeck.system.files import read_json_object, write_text
@@ -19,7 +20,7 @@ _NONE = "none"
 
 
 def record_environment(folder: Path, experiment: Experiment, device: str, step: int) -> list[str]:
-    """Write environment.json, or say how a run is continued under another environment.
+    """Write environment.json of a run that begins, or say what differs where one is continued.
 
     Args:
         folder: run folder.
@@ -35,7 +36,7 @@ def record_environment(folder: Path, experiment: Experiment, device: str, step: 
         ValueError: if the file in the folder is not JSON.
     """
     path, now = folder / ENVIRONMENT_FILE, _environment(experiment, device)
-    if not path.exists():
+    if not path.exists() or not keeps_steps(folder):
         write_text(path, json.dumps(now, indent=1) + "\n")
         return []
     start = read_json_object(path)

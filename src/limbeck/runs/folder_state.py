@@ -15,15 +15,21 @@ from limbeck.system.checkpoint import read_metadata
 from limbeck.system.folder_lock import LOCK_FILE
 from limbeck.training.experiment import Experiment
 
+CHECKPOINT = "checkpoint.safetensors"
 FAILED_STEP = "failure.safetensors"  #: inputs of the step in which a value was not finite
 OUTPUT_FILE = "output.txt"  #: what the process printed, of a run that the Studio has started
 #: what may be in a folder before its run.yaml
 _BEFORE_START = (LOCK_FILE, "edit", OUTPUT_FILE)
 
 
+def keeps_steps(folder: Path) -> bool:
+    """Whether a run goes on from a step, or was stopped at one for good; else it begins anew."""
+    return (folder / CHECKPOINT).exists() or (folder / FAILED_STEP).exists()
+
+
 def is_finished(folder: Path, experiment: Experiment) -> bool:
     """Whether a folder holds all steps of an experiment and all that is written after them."""
-    checkpoint, report = folder / "checkpoint.safetensors", folder / "report.html"
+    checkpoint, report = folder / CHECKPOINT, folder / "report.html"
     files = (checkpoint, report, folder / "profile.json")
     if not all(file.exists() for file in files) or is_live(report):
         return False
@@ -53,7 +59,7 @@ def refuse_unfinished(folder: Path, experiment: Experiment) -> None:
     Raises:
         ValueError: if it has not.
     """
-    checkpoint = folder / "checkpoint.safetensors"
+    checkpoint = folder / CHECKPOINT
     step = read_metadata(checkpoint)["step"] if checkpoint.exists() else 0
     if step < experiment.steps:
         if (folder / FAILED_STEP).exists():

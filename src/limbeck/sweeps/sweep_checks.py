@@ -18,7 +18,7 @@ from limbeck.priors.loading import (
     notify_unknown_words,
     pick_device,
 )
-from limbeck.runs.folder_state import foreign_files, refuse_other_experiment
+from limbeck.runs.folder_state import foreign_files, keeps_steps, refuse_other_experiment
 from limbeck.runs.own_files import changed_own_files
 from limbeck.sweeps.guidance_notice import notify_different_guidance
 from limbeck.sweeps.planned_runs import PlannedRun, with_found_names
@@ -78,11 +78,11 @@ def check_runs(runs: Sequence[PlannedRun], root: Path, device: str | None) -> li
 
 
 def refuse_changed_files(runs: Sequence[PlannedRun], root: Path) -> None:
-    """Refuse runs that were started before a file of the user's own has changed."""
+    """Refuse runs that have taken steps before a file of the user's own has changed."""
     changed: dict[str, str] = {}
     for run in runs:
         for folder, experiment in run.experiments(root).items():
-            if files := changed_own_files(folder, experiment):
+            if keeps_steps(folder) and (files := changed_own_files(folder, experiment)):
                 changed[folder.relative_to(root).parts[0]] = files[0]
     if changed:
         names = list(changed)
