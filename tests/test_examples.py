@@ -9,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from own_meshes import mapped_box
-from PIL import Image
 from safetensors.torch import load_file
 
 import limbeck as lb
@@ -149,54 +147,6 @@ def test_the_own_representation_has_low_rank():
     logits = run.representation.render(request).image.detach().double().logit()
     assert logits.shape == (2, 3, 24, 24)
     assert torch.linalg.matrix_rank(logits, tol=1e-3).max() == 2
-
-
-def test_differences_of_a_sweep_are_paired_by_seed(tmp_path, capsys, monkeypatch):
-    rows = ["run,state,prompt,guidance,seed,object"]
-    # the setting adds .10 and .30: mean .2, t interval .2 -+ 12.706 * .1414 / sqrt(2) = 1.27;
-    # a mean of .3 has the logit -.847 -+ 1.27 / .21 = 6.05
-    objects = {("1", 0): 0.2, ("1", 1): 0.4, ("30", 0): 0.3, ("30", 1): 0.7}
-    # equal differences are no proof: Wilson's interval of 2 of 2 leaves .342 of .2 -+ .658
-    objects |= {("60", 0): 0.4, ("60", 1): 0.6}
-    for (guidance, seed), value in objects.items():
-        run = tmp_path / f"g{guidance}-{seed}"
-        run.mkdir()
-        (run / "eval.json").write_text(f'{{"mean": {{"object": {value}}}}}')
-        rows.append(f"{run.name},finished,a red mug,{guidance},{seed},1.0")
-    rows.append("missing,failed,a red mug,30,2,")
-    (tmp_path / "results.csv").write_text("\n".join(rows) + "\n")
-    monkeypatch.setattr("sys.argv", ["sweep_differences.py", str(tmp_path), "object"])
-    runpy.run_path(str(EXAMPLES / "sweep_differences.py"), run_name="__main__")
-    *_, first, second, third = capsys.readouterr().out.splitlines()
-    assert first == "| object | 1 | 0.30 [0.00, 0.99] |  | 2 |"
-    assert second == "| object | 30 | 0.50 [0.00, 1.00] | +0.20 [-1.00, +1.00] | 2 |"
-    assert third == "| object | 60 | 0.50 [0.01, 0.99] | +0.20 [-0.59, +0.73] | 2 |"
-
-
-def test_a_score_of_ones_own_is_compared_over_the_runs_of_a_sweep(tmp_path, monkeypatch, capsys):
-    rows = ["run,state,prompt,method,seed,object"]
-    contrast = {("sds", 0): 60, ("sds", 1): 80, ("csd", 0): 90, ("csd", 1): 110}
-    for (method, seed), height in contrast.items():
-        run = tmp_path / f"{method}-{seed}"
-        (run / "final").mkdir(parents=True)
-        (run / "run.yaml").write_text("prompts: [a red mug, a blue car]\n")
-        for number, prompt in enumerate(("a red mug", "a blue car")):
-            image = np.zeros((4, 4, 3), np.uint8)
-            image[2:] = 2 * height + 4 * number  # half of it: a standard deviation of half of this
-            Image.fromarray(image).save(run / "final" / f"{number:02d}-00.png")
-            rows.append(f"{run.name},finished,{prompt},{method},{seed},1")
-    rows.append("lost,failed,a red mug,csd,2,")
-    (tmp_path / "results.csv").write_text("\n".join(rows) + "\n")
-    example = load_example("own_score.py")
-    monkeypatch.setattr("sys.argv", ["own_score.py", str(tmp_path)])
-    example.main()
-    *_, first, second = capsys.readouterr().out.splitlines()
-    # means over two seeds of (height + number) / 255, two prompts
-    assert first.startswith(f"| sds | {(70 + 1) / 255:.3f} [0.000, ")
-    assert second.endswith(f"**+{30 / 255:.3f} [+{30 / 255:.3f}, +{30 / 255:.3f}]** |")
-    (tmp_path / "results.csv").write_text("run,state,prompt,object\nsds-0,finished,a red mug,1\n")
-    with pytest.raises(SystemExit, match="give the sweep two or more"):
-        example.main()
 
 
 def test_the_plane_prior_runs_with_many_particles(tmp_path, capsys):

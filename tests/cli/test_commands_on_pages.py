@@ -79,6 +79,9 @@ def write_named_files() -> None:
     Path("duck").mkdir()
     experiment = to_yaml(Experiment(("a red mug",)))
     Path("runs/RUN/run.yaml").write_text(experiment, encoding="utf-8")
+    for sweep in ("runs/SWEEP", "runs/ablations"):
+        Path(sweep).mkdir()
+        (Path(sweep) / "sweep.yaml").write_text("prompts: [a red mug]\nseeds: [0, 1]\n")
     Path("runs/GENERATOR").mkdir()
     experiment = to_yaml(Experiment(("a red mug",), representation=Generator()))
     Path("runs/GENERATOR/run.yaml").write_text(experiment, encoding="utf-8")

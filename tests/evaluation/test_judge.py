@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from ball_representation import Ball, Object
@@ -13,9 +14,9 @@ from limbeck.config import yaml as config
 from limbeck.evaluation.judge import RunJudges, evaluate_run, open_finished_run, run_family
 from limbeck.evaluation.prompt_metrics import evaluate_prompt
 from limbeck.metrics.heldout_views import held_out_cameras, render_held_out
+from limbeck.metrics.image_scores.hps import HPS
+from limbeck.metrics.image_scores.image_reward import ImageReward
 from limbeck.metrics.intervals import mean_interval
-from limbeck.metrics.preference.hps import HPS
-from limbeck.metrics.preference.image_reward import ImageReward
 from limbeck.metrics.true_object_colors import true_object_colors
 from limbeck.priors.exact import colored_shapes
 from limbeck.priors.loading import load
@@ -189,3 +190,17 @@ def test_preferences_judge_a_run_at_30_degrees(tmp_path, capsys):
     for model in (ImageReward(reward), HPS(clip)):
         expected = model.score(views, ["a red disc"] * 16).mean().item()
         assert row[model.metric] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_score_of_ones_own_judges_a_run_at_30_degrees(tmp_path, capsys):
+    run = write_foreign_run(tmp_path / "run")
+    path = Path(__file__).parents[2] / "examples" / "own_score.py"
+    assert main(["eval", str(run), "--score", str(path), "--device", "cpu"]) == 0
+    assert "contrast 0." in capsys.readouterr().out
+    (row,) = json.loads((run / "eval.json").read_text())["prompts"]
+    opened = open_finished_run(run)
+    prior = load("gaussians", "cpu")
+    views = render_held_out(load_representation(run, prior)[0], prior, 0, opened.cameras).images
+    expected = views[:16].mean(1).flatten(1).std(1, correction=0).mean().item()
+    assert row["contrast"] == pytest.approx(expected, rel=1e-5)
+    assert ">contrast<" in (run / "report.html").read_text()

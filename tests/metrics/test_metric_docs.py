@@ -20,9 +20,9 @@ from limbeck.metrics import (
     sliced_wasserstein,
     vendi,
 )
-from limbeck.metrics.preference.hps import HPS
-from limbeck.metrics.preference.image_reward import ImageReward
-from limbeck.metrics.preference.pick_score import PickScore
+from limbeck.metrics.image_scores.hps import HPS
+from limbeck.metrics.image_scores.image_reward import ImageReward
+from limbeck.metrics.image_scores.pick_score import PickScore
 
 METRICS = (
     clip_score.clip_scores,
@@ -60,7 +60,7 @@ OTHER_FILES = {
     *("clip", "inception", "mmd"),  # what metrics are computed with
     *("heldout_views", "square_images", "run_scores", "set_metrics", "true_law"),
     "true_object_colors",
-    *("model_card", "image_model_card", "multi_view_card", "preference"),
+    *("model_card", "image_model_card", "multi_view_card", "image_scores"),
 }
 FILES = sorted({module.name for module in pkgutil.iter_modules(metrics.__path__)} - OTHER_FILES)
 

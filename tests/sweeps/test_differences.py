@@ -154,7 +154,15 @@ def test_many_values_and_missing_scores_have_no_comparison():
     assert compare_levels(results_of(many, lambda o, prompt: {"saturation": 0.0})) == []
     two = Sweep(FIXED, grid={"lr": (0.1, 0.2)})
     assert compare_levels(results_of(two, lambda o, prompt: None)) == []
-    assert compare_levels(results_of(two, lambda o, prompt: {"of another version": 1.0})) == []
+
+
+def test_a_score_of_ones_own_has_no_bounds():
+    two = Sweep(FIXED, grid={"lr": (0.1, 0.2)}, seeds=(0, 1, 2))
+    found = compare_levels(results_of(two, lambda o, p: {"mine": o["lr"] * (100 + o["seed"])}))
+    (row,) = one(found, "lr").rows["0.1"]
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert row.scores["mine"].value == pytest.approx(10.1)
+    assert row.scores["mine"].interval == pytest.approx((10.1 - half, 10.1 + half), abs=1e-6)
 
 
 def test_the_page_marks_what_excludes_zero(tmp_path: Path):

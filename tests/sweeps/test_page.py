@@ -67,7 +67,7 @@ def write_finished(
     (folder / "report.html").write_text("a report", encoding="utf-8")
     prompts = zip(PROMPTS, scores, strict=True)
     rows = [{"prompt": prompt, "saturation": value} for prompt, value in prompts]
-    mean = {"saturation": sum(scores) / len(rows), "of another version": 1}
+    mean = {"saturation": sum(scores) / len(rows), "object": None}
     content = json.dumps({"prompts": rows, "mean": mean})
     (folder / "scores.json").write_text(content, encoding="utf-8")
     profile = {"elapsed": 2.5, "evaluations": 20}

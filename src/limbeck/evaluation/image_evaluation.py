@@ -36,7 +36,7 @@ from limbeck.evaluation.measured_images import (
     FeatureNetwork,
     MeasuredImages,
     add_clip_values,
-    add_preferences,
+    add_scores,
     embed_files,
     measure_images,
     merge_measured,
@@ -44,8 +44,8 @@ from limbeck.evaluation.measured_images import (
 from limbeck.evaluation.references import ReferenceImages, open_reference
 from limbeck.evaluation.set_names import name_sets
 from limbeck.metrics.clip import CLIPSimilarity
+from limbeck.metrics.image_scores.base import ImageScore
 from limbeck.metrics.inception import InceptionFeatures
-from limbeck.metrics.preference.base import PreferenceModel
 from limbeck.metrics.r_precision import compared_columns
 from limbeck.metrics.structure_distance import DinoKeys
 from limbeck.metrics.true_law import ExactPrior
@@ -68,7 +68,7 @@ class ImageJudges:
             world's evaluator.
         clip_name: what was given as CLIP.
         texts: texts that CLIP compares each prompt with; none: the prompts of all sets.
-        preferences: models of people's preferences.
+        scores: scores of single images.
         inception: Inception, in whose features sets are then compared; None: without it.
         dino: vision transformer for the structure distance of edits; None: without it.
         lpips: network of LPIPS, for edits with masks; None: without it.
@@ -77,7 +77,7 @@ class ImageJudges:
     clip: CLIPSimilarity | None = None
     clip_name: str = ""
     texts: tuple[str, ...] = ()
-    preferences: tuple[PreferenceModel, ...] = ()
+    scores: tuple[ImageScore, ...] = ()
     inception: InceptionFeatures | None = None
     dino: DinoKeys | None = None
     lpips: Any = None
@@ -109,8 +109,7 @@ def measure_sets(sets: Sequence[ImageSet], judges: ImageJudges) -> list[Measured
     evaluator = load_evaluator()
     network = judges.network(evaluator)
     measured = [
-        add_preferences(measure_images(own, network, evaluator), own, judges.preferences)
-        for own in sets
+        add_scores(measure_images(own, network, evaluator), own, judges.scores) for own in sets
     ]
     measured = [
         add_edit_values(images, own, judges.clip, judges.dino, judges.lpips)
@@ -266,7 +265,8 @@ def evaluate_runs(
         families.setdefault(measured.label, []).append(measured)
         made_by[measured.label] = _without_prompts(folder, experiment)
         _, report = report_sets([measured], judges, truth)
-        reports[folder] = own | {"features": report["features"], **report["sets"][0]}
+        own |= {"features": report["features"], **report["sets"][0]}
+        reports[folder] = own | {"by_prompt": measured.means_by_prompt()}
     names = name_sets(made_by)
     merged = [merge_measured(family) for family in families.values()]
     named = [replace(images, label=names[images.label]) for images in merged]

@@ -8,7 +8,7 @@ from typing import Any
 
 from limbeck.evaluation.estimates import ImageSetEstimate
 from limbeck.evaluation.tables import markdown_lines
-from limbeck.runs.report.image_metrics import IMAGE_METRICS, image_metric_rows
+from limbeck.runs.report.image_metrics import image_metric_rows, in_table_order
 
 WORLD_FEATURES = "the world's evaluator"  #: name of the network that knows the world only
 _FEW_IMAGES = 256  #: fewer are few for KID
@@ -48,12 +48,11 @@ def difference_table(differences: Mapping[str, ImageSetEstimate]) -> list[str]:
     Those of shares are in percentage points.
     """
     table = [["metric", "difference", "95 % interval", "zero excluded", "n", "over"]]
-    for name in IMAGE_METRICS:
-        if name in differences:
-            own = differences[name]
-            (row,) = image_metric_rows(to_json({name: own}))
-            shown = [cell.replace(" %", " points") for cell in row[1:3]]  # no relative change
-            table.append([row[0], *shown, _excludes_zero(own), *row[4:]])
+    for name in in_table_order(differences):
+        own = differences[name]
+        (row,) = image_metric_rows(to_json({name: own}))
+        shown = [cell.replace(" %", " points") for cell in row[1:3]]  # no relative change
+        table.append([row[0], *shown, _excludes_zero(own), *row[4:]])
     return markdown_lines(table)
 
 

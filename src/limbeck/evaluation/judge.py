@@ -22,8 +22,8 @@ from limbeck.evaluation.prompt_metrics import (
     frechet_metric,
     mean_metrics,
     particle_diversity,
-    preference_metrics,
     render_true_object,
+    score_metrics,
 )
 from limbeck.evaluation.run_intervals import run_intervals
 from limbeck.graphics.cameras.camera import Camera
@@ -35,7 +35,7 @@ from limbeck.metrics.heldout_views import (
     held_out_cameras,
     render_held_out,
 )
-from limbeck.metrics.preference.base import PreferenceModel
+from limbeck.metrics.image_scores.base import ImageScore
 from limbeck.metrics.r_precision import candidate_objects, distractor_prompts
 from limbeck.metrics.true_object_colors import true_object_colors
 from limbeck.metrics.view_consistency import view_labels
@@ -91,14 +91,14 @@ class RunJudges:
     Attributes:
         evaluator: the world's evaluator; None: without it.
         clip: CLIP; None: without CLIP score and CLIP R-Precision.
-        preferences: models of people's preferences.
+        scores: scores of single images.
         prompts: prompts that CLIP compares each prompt with, besides the world's other objects.
         texts: if there are any, CLIP compares each prompt with these instead.
     """
 
     evaluator: Any = None
     clip: CLIPSimilarity | None = None
-    preferences: tuple[PreferenceModel, ...] = ()
+    scores: tuple[ImageScore, ...] = ()
     prompts: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
 
@@ -120,7 +120,7 @@ def check_evaluable(run: FinishedRun, prior: Prior, judges: RunJudges) -> None:
     """
     e, (height, width) = run.experiment, prior.image_size
     by_evaluator = (height, width) == (64, 64) and any(judgeable_attributes(p) for p in e.prompts)
-    if judges.clip is None and not judges.preferences and not by_evaluator:
+    if judges.clip is None and not judges.scores and not by_evaluator:
         raise ValueError(
             f"{run.folder}: the evaluator judges 64 x 64 images of the world's objects "
             f"({', '.join(OBJECTS)}), not {height} x {width} of {e.prompts[0]!r} by {e.model}; "
@@ -213,10 +213,10 @@ def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvalua
 def _judge_particles(
     prompt: str, particles: Sequence[HeldOutImages], judges: RunJudges
 ) -> list[dict[str, float]]:
-    """Metrics of each particle by CLIP and the models of preferences; all have as many views."""
+    """Metrics of each particle by CLIP and scores of images; all have as many views."""
     rows = []
     for particle in particles:
-        row = preference_metrics(prompt, [particle], judges.preferences)
+        row = score_metrics(prompt, [particle], judges.scores)
         if judges.clip is not None:
             others = judges.distractors(prompt)
             row = clip_metrics(prompt, [particle], judges.clip, others) | row

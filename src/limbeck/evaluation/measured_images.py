@@ -15,8 +15,8 @@ from limbeck.evaluation.image_sets import ImageSet, Key, prompt_of
 from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.metrics.clip_score import clip_scores
 from limbeck.metrics.feature_diversity import feature_diversity
+from limbeck.metrics.image_scores.base import ImageScore, score_each
 from limbeck.metrics.image_statistics import clipped, diversity, saturation, total_variation
-from limbeck.metrics.preference.base import PreferenceModel
 from limbeck.metrics.prompt_agreement import agreement
 from limbeck.metrics.r_precision import candidate_log_probs, compared_columns, ranks_first
 from limbeck.metrics.square_images import fit_squares
@@ -69,6 +69,17 @@ class MeasuredImages:
     def prompts(self) -> tuple[str, ...]:
         """The different prompts, in order."""
         return tuple(dict.fromkeys(prompt_of(unit) for unit, _ in self.keys))
+
+    def means_by_prompt(self) -> list[dict[str, Any]]:
+        """The metrics of each prompt, means over its images, beside the prompt itself."""
+        rows: dict[str, dict[str, Any]] = {prompt: {"prompt": prompt} for prompt in self.prompts}
+        for name, column in self.values.items():
+            own: dict[str, list[float]] = {}
+            for (unit, _), value in column.items():
+                own.setdefault(prompt_of(unit), []).append(value)
+            for prompt, values in own.items():
+                rows[prompt][name] = sum(values) / len(values)
+        return list(rows.values())
 
 
 @torch.no_grad()
@@ -203,25 +214,24 @@ def add_clip_values(
     return replace(measured, values=values)
 
 
-@torch.no_grad()
-def add_preferences(
-    measured: MeasuredImages, images: ImageSet, models: Sequence[PreferenceModel]
+def add_scores(
+    measured: MeasuredImages, images: ImageSet, scores: Sequence[ImageScore]
 ) -> MeasuredImages:
-    """Add the scores of models of people's preferences.
+    """Add scores of single images for their prompts.
 
     Args:
         measured: the images.
         images: their files.
-        models: the models.
+        scores: the scores.
     """
     values = dict(measured.values)
-    for model in models:
-        scores: list[float] = []
+    for score in scores:
+        found: list[float] = []
         for start in range(0, len(images.paths), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            squares = fit_squares(map(read_whole_image, images.paths[rows]), model.size, model.pads)
-            scores += model.score(squares, [prompt_of(u) for u, _ in images.keys[rows]]).tolist()
-        values[model.metric] = dict(zip(images.keys, scores, strict=True))
+            own = [read_whole_image(path) for path in images.paths[rows]]
+            found += score_each(score, own, [prompt_of(unit) for unit, _ in images.keys[rows]])
+        values[score.metric] = dict(zip(images.keys, found, strict=True))
     return replace(measured, values=values)
 
 

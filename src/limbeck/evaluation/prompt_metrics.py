@@ -24,12 +24,11 @@ from limbeck.metrics.heldout_views import (
     held_out_cameras,
     render_textureless,
 )
+from limbeck.metrics.image_scores.base import ImageScore, score_each
 from limbeck.metrics.image_statistics import diversity, diversity_between
 from limbeck.metrics.intervals import jackknife_interval
-from limbeck.metrics.preference.base import PreferenceModel
 from limbeck.metrics.prompt_agreement import agreement
 from limbeck.metrics.r_precision import candidate_log_probs, compared_texts, r_precision
-from limbeck.metrics.square_images import fit_squares
 from limbeck.metrics.true_color import MIN_ALPHA, color_overlap, object_colors, true_color
 from limbeck.metrics.view_consistency import (
     has_distinct_sides,
@@ -227,21 +226,21 @@ def clip_metrics(
     return metrics
 
 
-def preference_metrics(
-    prompt: str, particles: Sequence[HeldOutImages], models: Sequence[PreferenceModel]
+def score_metrics(
+    prompt: str, particles: Sequence[HeldOutImages], scores: Sequence[ImageScore]
 ) -> dict[str, float]:
-    """Mean scores of the images at 30 degrees by models of people's preferences.
+    """Mean scores of the images at 30 degrees.
 
     Args:
         prompt: the prompt.
         particles: images of each particle, one per camera.
-        models: the models.
+        scores: scores of single images.
     """
     views = [image for p in particles for image in p.images[R_PRECISION_VIEWS]]
     metrics = {}
-    for model in models:
-        squares = fit_squares(views, model.size, model.pads)
-        metrics[model.metric] = model.score(squares, [prompt] * len(squares)).mean().item()
+    for score in scores:
+        values = score_each(score, views, [prompt] * len(views))
+        metrics[score.metric] = sum(values) / len(values)
     return metrics
 
 

@@ -10,6 +10,8 @@ from limbeck.evaluation.judge import RunEvaluation
 from limbeck.evaluation.prompt_metrics import frechet_metric, mean_metrics, seed_diversity
 from limbeck.evaluation.run_intervals import metric_interval, run_intervals
 from limbeck.metrics.intervals import Interval
+from limbeck.runs.report.image_metrics import IMAGE_METRICS
+from limbeck.runs.report.tables import SCORES, score_columns
 
 
 class _Column(NamedTuple):
@@ -49,11 +51,22 @@ _DIVERSITY_NOTES = {
 }
 
 
+def _column(name: str) -> _Column:
+    """Heading of a metric; that of a score of the user's own is its name."""
+    return _COLUMNS.get(name) or _Column(name.replace("_", " "), is_percentage=False)
+
+
+def _shown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics that any row has, scores of the user's own first."""
+    own = [n for n in score_columns(rows) if n not in (*_COLUMNS, *SCORES, *IMAGE_METRICS)]
+    return own + [name for name in _COLUMNS if any(name in row for row in rows)]
+
+
 def format_metric(metrics: Mapping[str, float], name: str) -> str:
     """Format a metric with its unit; a dash if it is missing."""
     if name not in metrics:
         return "-"
-    if _COLUMNS[name].is_percentage:
+    if _column(name).is_percentage:
         return f"{100 * metrics[name]:.0f} %"
     return f"{metrics[name]:.3f}"
 
@@ -66,10 +79,9 @@ def summary_line(report: Mapping[str, Any]) -> str:
     """
     metrics, (intervals, unit) = report["mean"], run_intervals(report["prompts"])
     parts = []
-    for name, column in _COLUMNS.items():
-        if name in metrics:
-            within = f" ({_interval_text(intervals[name], name)})" if name in intervals else ""
-            parts.append(f"{column.heading} {format_metric(metrics, name)}{within}")
+    for name in _shown([metrics]):
+        within = f" ({_interval_text(intervals[name], name)})" if name in intervals else ""
+        parts.append(f"{_column(name).heading} {format_metric(metrics, name)}{within}")
     over = f"95 % intervals over {unit}" if intervals else "1 prompt has no interval"
     return f"{', '.join(parts)}; {over}"
 
@@ -107,8 +119,8 @@ def _family_table(runs: Sequence[RunEvaluation]) -> list[str]:
         for seeds in by_prompt.values()
     ]
     footer = {"mean": mean_metrics(list(means.values())), "true objects": mean_metrics(references)}
-    names = [name for name in _COLUMNS if any(name in metrics for metrics in means.values())]
-    table = [["prompt", "runs", *(_COLUMNS[name].heading for name in names)]]
+    names = _shown(list(means.values()))
+    table = [["prompt", "runs", *(_column(name).heading for name in names)]]
     for prompt, metrics in means.items():
         values = [format_metric(metrics, name) for name in names]
         table.append([prompt, str(len(by_prompt[prompt])), *values])
@@ -144,7 +156,7 @@ def _format_interval(rows: Sequence[Mapping[str, float]], name: str) -> str:
 
 
 def _interval_text(interval: Interval, name: str) -> str:
-    if _COLUMNS[name].is_percentage:
+    if _column(name).is_percentage:
         return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
     return f"{interval[0]:.3f} to {interval[1]:.3f}"
 

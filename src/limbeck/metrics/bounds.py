@@ -7,6 +7,12 @@ import math
 from limbeck.metrics.image_statistics import IMAGE_STATISTICS
 from limbeck.metrics.intervals import POSITIVE, SHARE, UNBOUNDED, Interval
 
+_SHARES = (
+    *("object", "color", "pattern", "background", "view", "all", "rejected", "fidelity"),
+    *("r_precision", "r_precision_shape", "clip", "clip_shape", "clip_r_precision"),
+    *("view_accuracy", "janus", "janus_side", "mirrored", "true_color", "color_overlap"),
+    *("reached", "kept", "both", "mode_error"),
+)
 _BOUNDS: dict[str, Interval] = {
     "clip_score": (-1.0, 1.0),
     "clip_edited": (-1.0, 1.0),
@@ -30,9 +36,10 @@ _BOUNDS: dict[str, Interval] = {
     "lpips_outside": POSITIVE,
     "structure_distance": POSITIVE,
     "structure_distance_published": POSITIVE,
-} | dict.fromkeys(IMAGE_STATISTICS, POSITIVE)
+}
+_BOUNDS |= dict.fromkeys(_SHARES, SHARE) | dict.fromkeys(IMAGE_STATISTICS, POSITIVE)
 
 
 def metric_bounds(name: str) -> Interval:
-    """Smallest and largest possible value of a metric of images; (0, 1) of all shares."""
-    return _BOUNDS.get(name, SHARE)
+    """Smallest and largest possible value of a metric of images; none of a score of one's own."""
+    return _BOUNDS.get(name, UNBOUNDED)

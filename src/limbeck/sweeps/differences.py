@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.estimate import Estimate, mean_estimate
-from limbeck.runs.report.tables import SCORES
+from limbeck.runs.report.tables import score_columns
 from limbeck.sweeps.expansion import SEED
 from limbeck.sweeps.planned_runs import format_option, label_of
 from limbeck.sweeps.results import (
@@ -162,7 +162,7 @@ def _score_table(
                     unit = prompt if over_prompts else rest.get(SEED, "")
                     unit_of_pair.append(units.setdefault(unit, len(units)))
                 cells.append((level, pair, row))
-    names = [name for name in SCORES if any(name in row for _, _, row in cells)]
+    names = score_columns([row for _, _, row in cells])
     if not names:
         return None
     shape = (len(by_level), len(pairs), len(names))

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from limbeck.runs.report.svg_plots import interval_plot
-from limbeck.runs.report.tables import SCORES, DifferenceCell, difference_cell
+from limbeck.runs.report.tables import DifferenceCell, difference_cell, score_column
 from limbeck.sweeps.effects import EFFECTS_FILE, Effect, Factorial, effects_of, factorial_of
 from limbeck.sweeps.planned_runs import short_names
 from limbeck.sweeps.results import RunResult
@@ -63,7 +63,7 @@ def _lacking(design: Factorial) -> list[str]:
     """A sentence on each score that some setting lacks."""
     found = []
     for name, number in design.lacking.items():
-        label = SCORES[name].label
+        label = score_column(name).label
         if name not in design.scores:
             found.append(f"{label} is left out, as no prompt has it in every setting.")
             continue
@@ -92,14 +92,15 @@ def _plots(by_label: Mapping[str, Sequence[Effect]], scores: Sequence[str]) -> l
     """Title and SVG of each score."""
     num_main = sum(own[0].other is None for own in by_label.values())
     plots = []
-    for column, name in enumerate(scores):
-        scale = 100.0 if SCORES[name].percent else 1.0
+    for number, name in enumerate(scores):
+        column = score_column(name)
+        scale = 100.0 if column.percent else 1.0
         rows = []
         for label, own in by_label.items():
-            effect = own[column]
+            effect = own[number]
             low, high = effect.difference.interval or (0.0, 0.0)
             ends = (scale * low, scale * high) if effect.difference.interval is not None else None
             rows.append((label, scale * effect.difference.value, ends))
-        title = SCORES[name].label + (", percentage points" if SCORES[name].percent else "")
+        title = column.label + (", percentage points" if column.percent else "")
         plots.append((title, Markup(interval_plot(rows, num_main))))
     return plots

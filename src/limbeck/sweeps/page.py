@@ -26,6 +26,7 @@ from limbeck.sweeps.results import (
     UNFINISHED,
     RunResult,
     Setting,
+    count_evaluated,
     option_values,
     setting_options,
     settings_of,
@@ -112,6 +113,7 @@ class SweepPage:
             "search": None if self.sweep is None else search_section(results, self.sweep),
             "settings": [_score_row(setting, scores, filters) for setting in settings],
             "unit": "prompts" if varies_more_in_prompts(results) else "seeds",
+            "evaluated": _evaluated_text(results),
             "has_intervals": any(m.num_units > 1 for s in settings for m in s.scores.values()),
             "comparisons": [_comparison(c, scores, names) for c in compare_levels(results)],
             "score_plots": [],
@@ -222,6 +224,19 @@ def _facts(results: Sequence[RunResult], failed: Sequence[RunResult]) -> list[st
     if unfinished := len(results) - finished - len(failed):
         facts.append(f"{unfinished} not finished yet")
     return facts
+
+
+def _evaluated_text(results: Sequence[RunResult]) -> str:
+    """Whether metrics of ``limbeck eval`` are among the scores."""
+    count, finished = count_evaluated(results), sum(r.state == "finished" for r in results)
+    if not count:
+        return ""
+    if count == finished:
+        return "With the metrics of limbeck eval; where both have one, it is that of limbeck eval."
+    return (
+        f"limbeck eval has judged {count} of {finished} finished runs: its metrics are shown when "
+        "it has judged all."
+    )
 
 
 def _value(result: RunResult, key: str) -> str:

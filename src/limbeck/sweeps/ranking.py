@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.runs.report.tables import SCORES, score_text
+from limbeck.runs.report.tables import score_column, score_text
 from limbeck.sweeps.expansion import SEED, Search, Sweep, flatten, nest
 from limbeck.sweeps.planned_runs import format_option, label_of
 from limbeck.sweeps.results import RunResult
@@ -86,7 +86,7 @@ def best_line(results: Sequence[RunResult], sweep: Sweep) -> str:
     if sweep.search is None or not (ranked := ranked_settings(results, sweep.search)):
         return ""
     best, score = ranked[0], sweep.search.score
-    formatted = f"{SCORES[score].label} {score_text(best.score, score)}"
+    formatted = f"{score_column(score).label} {score_text(best.score, score)}"
     seeds = f"mean over {best.num_seeds} seeds" if best.num_seeds > 1 else "one seed"
     return (
         f"best of {len(ranked)} settings: {label_of(best.options)}: {formatted} ({seeds})\n"
@@ -106,7 +106,7 @@ def search_section(results: Sequence[RunResult], sweep: Sweep) -> dict[str, Any]
     name = sweep.search.score
     return {
         "word": "largest" if sweep.search.maximize else "smallest",
-        "score": SCORES[name].label,
+        "score": score_column(name).label,
         "count": len(ranked),
         "num_seeds": ranked[0].num_seeds,
         "command": run_command(sweep, ranked[0]),

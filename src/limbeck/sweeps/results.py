@@ -7,19 +7,20 @@ import importlib.util
 import io
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.estimate import Estimate, mean_estimate
 from limbeck.runs.report.run_data import RunData, read_run_data
-from limbeck.runs.report.tables import SCORES
+from limbeck.runs.report.tables import score_columns
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import SEED
 from limbeck.sweeps.planned_runs import PlannedRun, format_option
-from limbeck.system.files import replacing, write_text
+from limbeck.system.files import read_text, replacing, write_text
 
+TABLE_FILE = "results.csv"
 #: columns of the table that are neither options nor scores
 _FIRST_COLUMNS = ("run", "state", "prompt")
 _LAST_COLUMNS = ("evaluations", "seconds", "error")
@@ -38,6 +39,7 @@ class RunResult:
         folder: run folder of the last stage that has started.
         data: contents of the folder; None before the run has started.
         earlier: contents of the folders of the stages before it.
+        is_evaluated: whether metrics of ``limbeck eval`` are among the scores.
     """
 
     run: PlannedRun
@@ -46,6 +48,7 @@ class RunResult:
     folder: Path
     data: RunData | None
     earlier: tuple[RunData, ...] = ()
+    is_evaluated: bool = False
 
     @property
     def cost(self) -> dict[str, float]:
@@ -63,18 +66,37 @@ class RunResult:
         """Scores of a finished run, means over its prompts."""
         if self.state != "finished" or self.data is None:
             return {}
-        return _numbers(self.data.scores.get("mean", {}))
+        own = _numbers(self.data.scores.get("mean", {}))
+        rows = [_scores_of(row) for row in self.data.evaluated_prompts if self.is_evaluated]
+        names = dict.fromkeys(name for row in rows for name in row)
+        values = {name: [row[name] for row in rows if name in row] for name in names}
+        return own | {name: math.fsum(found) / len(found) for name, found in values.items()}
 
     @property
     def prompt_scores(self) -> dict[str, dict[str, float]]:
         """Scores of a finished run by prompt."""
-        if self.state != "finished" or self.data is None:
-            return {}
         found: dict[str, dict[str, float]] = {}
-        for number, row in enumerate(self.data.scores.get("prompts", [])):
+        for number, row in enumerate(self.score_rows):
             prompt = str(row.get("prompt", ""))
             found[f"{prompt} {number}" if prompt in found else prompt] = _numbers(row)
         return found
+
+    @property
+    def score_rows(self) -> list[dict[str, Any]]:
+        """A row of scores per prompt of a finished run, those of eval.json before its own."""
+        if self.state != "finished" or self.data is None:
+            return []
+        rows = self.data.scores.get("prompts", [])
+        if not self.is_evaluated:
+            return list(rows)
+        evaluated = {str(row["prompt"]): row for row in self.data.evaluated_prompts}
+        rows = rows or [{"prompt": prompt} for prompt in evaluated]
+        return [dict(row) | _scores_of(evaluated.get(str(row["prompt"]), {})) for row in rows]
+
+
+def _scores_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a prompt in eval.json, without counts, verdicts and particles."""
+    return {name: row[name] for name in score_columns([row])}
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -119,7 +141,9 @@ class ResultReader:
             if state not in UNFINISHED:
                 self._ended[key] = result
             results.append(result)
-        return results
+        if count_evaluated(results) < sum(result.state == "finished" for result in results):
+            return results  # means of some runs would differ by what is measured
+        return [replace(result, is_evaluated=True) for result in results]
 
     def _read_run(self, run: PlannedRun, state: str, outcome: RunOutcome | None) -> RunResult:
         started = [f for f in run.folders(self.root) if (f / "run.yaml").is_file()]
@@ -129,6 +153,12 @@ class ResultReader:
             return RunResult(run, state, message, folder, None)
         *earlier, last = [read_run_data(stage) for stage in started]
         return RunResult(run, state, message, folder, last, tuple(earlier))
+
+
+def count_evaluated(results: Sequence[RunResult]) -> int:
+    """Number of finished runs that ``limbeck eval`` has evaluated."""
+    finished = [result.data for result in results if result.state == "finished"]
+    return sum(data is not None and bool(data.evaluated_prompts) for data in finished)
 
 
 def table_rows(results: Sequence[RunResult]) -> list[dict[str, Any]]:
@@ -141,7 +171,7 @@ def table_rows(results: Sequence[RunResult]) -> list[dict[str, Any]]:
         prompts: list[dict[str, Any]] = [{}]
         if result.state == "finished" and result.data is not None:
             last = {**result.cost, **last}
-            prompts = result.data.scores.get("prompts") or [{}]
+            prompts = result.score_rows or [{}]
         rows += [first | prompt | last for prompt in prompts]
     columns = table_columns(results, rows)
     return [{name: row.get(name) for name in columns} for row in rows]
@@ -166,7 +196,7 @@ def write_table(results: Sequence[RunResult], root: Path) -> Path:
         results: the results.
         root: folder of the sweep.
     """
-    rows, path = table_rows(results), root / "results.csv"
+    rows, path = table_rows(results), root / TABLE_FILE
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -175,6 +205,17 @@ def write_table(results: Sequence[RunResult], root: Path) -> Path:
     if importlib.util.find_spec("pyarrow") is not None:
         _write_parquet(rows, root / "results.parquet")
     return path
+
+
+def finished_runs(root: Path) -> list[str]:
+    """Names of the finished runs in ``results.csv``, in their order.
+
+    Args:
+        root: folder of the sweep.
+    """
+    path = root / TABLE_FILE
+    rows = list(csv.DictReader(io.StringIO(read_text(path)))) if path.is_file() else []
+    return list(dict.fromkeys(row["run"] for row in rows if row["state"] == "finished"))
 
 
 def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -236,7 +277,7 @@ def _means(rows: Sequence[tuple[Any, Mapping[str, float]]]) -> list[dict[str, fl
     """Mean of each score of the rows of each unit, which stands first."""
     values: dict[Any, dict[str, list[float]]] = {}
     for unit, row in rows:
-        for name in row.keys() & SCORES.keys():
+        for name in score_columns([row]):
             values.setdefault(unit, {}).setdefault(name, []).append(row[name])
     return [
         {name: math.fsum(own) / len(own) for name, own in row.items()} for row in values.values()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from limbeck.runs.report.svg_plots import interval_plot
-from limbeck.runs.report.tables import SCORES
+from limbeck.runs.report.tables import score_column
 from limbeck.sweeps.planned_runs import short_names
 from limbeck.sweeps.results import Setting
 
@@ -30,14 +30,15 @@ def score_plots(settings: Sequence[Setting], scores: Sequence[str]) -> list[tupl
     labels = [_label(setting) for setting in settings]
     plots = []
     for name in scores:
-        scale = 100.0 if SCORES[name].percent else 1.0
+        column = score_column(name)
+        scale = 100.0 if column.percent else 1.0
         rows = []
         for label, own in zip(labels, means, strict=True):
             if name in own:
                 low, high = own[name].interval or (0.0, 0.0)
                 ends = (scale * low, scale * high) if own[name].interval is not None else None
                 rows.append((label, scale * own[name].value, ends))
-        title = SCORES[name].label + (", %" if SCORES[name].percent else "")
+        title = column.label + (", %" if column.percent else "")
         plots.append((title, Markup(interval_plot(rows, zero=False))))
     return plots
 

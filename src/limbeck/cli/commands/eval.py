@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from limbeck.evaluation.edit_sets import EditFiles
     from limbeck.evaluation.image_evaluation import ImageJudges
     from limbeck.metrics.clip import CLIPSimilarity
+    from limbeck.metrics.image_scores.base import ImageScore
     from limbeck.metrics.inception import InceptionFeatures
-    from limbeck.metrics.preference.base import PreferenceModel
     from limbeck.metrics.structure_distance import DinoKeys
 
 
@@ -22,7 +23,8 @@ class EvalOptions:
     """What is evaluated, and with which models.
 
     Attributes:
-        folders: folders of runs or samples; with --prompts folders of images.
+        folders: folders of runs, samples or sweeps, of which all finished runs are evaluated; with
+            --prompts folders of images.
         prompts: prompts of the images of the folders, which any tool may have made: a text file
             with one per line, in the order of the file names, or a .json file that maps file names
             to prompts; docs/prompts.md has prompt sets.
@@ -36,6 +38,8 @@ class EvalOptions:
             yuvalkirstain/PickScore_v1.
         hps: the same of HPSv2, such as adams-story/HPSv2-hf.
         image_reward: folder or hub id of ImageReward.pt, such as THUDM/ImageReward.
+        score: files with scores of images of your own, FILE.py or FILE.py:Class; docs/eval.md has
+            an example.
         source_images: folder of the source images of edits, in their order, or one image file for
             all. Runs of edits know their own.
         masks: the same of masks, white where an edit may change its image.
@@ -57,6 +61,7 @@ class EvalOptions:
     pick_score: str | None = None
     hps: str | None = None
     image_reward: str | None = None
+    score: tuple[str, ...] = ()
     source_images: Path | None = None
     masks: Path | None = None
     dino: str | None = None
@@ -89,22 +94,44 @@ def main(argv: Sequence[str]) -> None:
         check_distinct(options.folders)
         return _evaluate_folders(options)
 
-    from limbeck.evaluation.image_sets import is_sample_folder
-    from limbeck.graphics.cameras.samplers import NoCamera
-    from limbeck.runs.reopen import last_stage, read_experiment
+    from limbeck.sweeps.sweep_file import SWEEP_FILE, is_sweep_folder
+    from limbeck.system.notices import notify
 
-    given = without_own_pages(options.folders)
-    folders = [last_stage(find_folder(folder)) for folder in given]
+    given = [find_folder(folder) for folder in without_own_pages(options.folders)]
+    sweeps = [folder for folder in given if is_sweep_folder(folder)]
+    folders = [run for folder in given for run in _runs_of(folder, folder in sweeps)]
     check_distinct(folders)
-    is_2d = set()
-    for folder in folders:
-        _refuse_images_alone(folder)
-        sampler = None if is_sample_folder(folder) else read_experiment(folder).camera_sampler
-        is_2d.add(sampler is None or isinstance(sampler, NoCamera))
-    if is_2d == {True}:
-        return _evaluate_2d(options, folders)
-    if is_2d == {True, False}:
-        raise ValueError("2D and 3D runs have different metrics: evaluate them by two commands")
+    if _are_2d(folders):
+        _evaluate_2d(options, folders)
+    else:
+        _refuse_options_of_images(options)
+        _evaluate_3d(options, folders)
+    for sweep in sweeps:
+        notify(
+            f"limbeck sweep {sweep / SWEEP_FILE} writes these metrics into {sweep / 'results.csv'} "
+            "and its page"
+        )
+
+
+def _runs_of(folder: Path, is_sweep: bool) -> list[Path]:
+    """The run of a folder, of a preset the last stage; of a sweep all finished runs, in its order.
+
+    Raises:
+        ValueError: if a sweep has none.
+    """
+    from limbeck.runs.reopen import last_stage
+    from limbeck.sweeps.results import finished_runs
+
+    if not is_sweep:
+        return [last_stage(folder)]
+    names = finished_runs(folder)
+    if not names:
+        raise ValueError(f"{folder} has no finished run: limbeck sweep {folder / 'sweep.yaml'}")
+    return [last_stage(folder / name) for name in names]
+
+
+def _refuse_options_of_images(options: EvalOptions) -> None:
+    """Refuse options that would have no effect on 3D runs."""
     if options.reference is not None:
         raise ValueError("--reference is for images: 3D runs are compared with true renders")
     if options.inception is not None:
@@ -112,7 +139,26 @@ def main(argv: Sequence[str]) -> None:
     edit_options = (options.source_images, options.masks, options.dino, options.lpips or None)
     if edit_options != (None,) * 4:
         raise ValueError("--source-images, --masks, --dino and --lpips are for edits, not 3D runs")
-    return _evaluate_3d(options, folders)
+
+
+def _are_2d(folders: Sequence[Path]) -> bool:
+    """Whether runs are 2D; else all are 3D.
+
+    Raises:
+        ValueError: if some are and some are not, or if a folder is none of a run.
+    """
+    from limbeck.evaluation.image_sets import is_sample_folder
+    from limbeck.graphics.cameras.samplers import NoCamera
+    from limbeck.runs.reopen import read_experiment
+
+    is_2d = set()
+    for folder in folders:
+        _refuse_images_alone(folder)
+        sampler = None if is_sample_folder(folder) else read_experiment(folder).camera_sampler
+        is_2d.add(sampler is None or isinstance(sampler, NoCamera))
+    if is_2d == {True, False}:
+        raise ValueError("2D and 3D runs have different metrics: evaluate them by two commands")
+    return is_2d == {True}
 
 
 def _refuse_images_alone(folder: Path) -> None:
@@ -146,10 +192,10 @@ def _load_inception(options: EvalOptions) -> InceptionFeatures | None:
     return InceptionFeatures(options.inception, pick_device(options.device))
 
 
-def _load_preferences(options: EvalOptions) -> tuple[PreferenceModel, ...]:
-    from limbeck.metrics.preference.hps import HPS
-    from limbeck.metrics.preference.image_reward import ImageReward
-    from limbeck.metrics.preference.pick_score import PickScore
+def _load_scores(options: EvalOptions) -> tuple[ImageScore, ...]:
+    from limbeck.metrics.image_scores.hps import HPS
+    from limbeck.metrics.image_scores.image_reward import ImageReward
+    from limbeck.metrics.image_scores.pick_score import PickScore
     from limbeck.priors.loading import pick_device
 
     given = (
@@ -157,9 +203,32 @@ def _load_preferences(options: EvalOptions) -> tuple[PreferenceModel, ...]:
         (HPS, options.hps),
         (ImageReward, options.image_reward),
     )
-    return tuple(
+    models = [
         kind(model, pick_device(options.device)) for kind, model in given if model is not None
-    )
+    ]
+    return (*(_load_own_score(name) for name in options.score), *models)
+
+
+def _load_own_score(name: str) -> ImageScore:
+    """A score of the user's own, from its file.
+
+    Raises:
+        ValueError: if there is none, or if it has the name of another metric.
+    """
+    from limbeck.config.discovery import OWN_FILE, find
+    from limbeck.metrics.image_scores.base import ImageScore
+    from limbeck.runs.report.image_metrics import IMAGE_METRICS
+    from limbeck.runs.report.tables import SCORES
+
+    if not OWN_FILE.fullmatch(name):
+        raise ValueError(f"--score takes FILE.py or FILE.py:Class, not {name!r}")
+    score: ImageScore = find(ImageScore, name)()
+    if not re.fullmatch(r"[a-z]\w*", score.metric) or score.metric in {*IMAGE_METRICS, *SCORES}:
+        raise ValueError(
+            f"the score of {name} is called {score.metric!r}, which is no new name in lowercase: "
+            'give the class another one with name = "..."'
+        )
+    return score
 
 
 def _judge_names(options: EvalOptions) -> dict[str, str]:
@@ -172,7 +241,8 @@ def _judge_names(options: EvalOptions) -> dict[str, str]:
         "inception": options.inception,
         "dino": options.dino,
     }
-    return {name: str(model) for name, model in given.items() if model is not None}
+    names = {name: str(model) for name, model in given.items() if model is not None}
+    return names | {"score": " ".join(options.score)} if options.score else names
 
 
 def _load_judges(options: EvalOptions) -> ImageJudges:
@@ -182,7 +252,7 @@ def _load_judges(options: EvalOptions) -> ImageJudges:
         clip=_load_clip(options.clip, options.device),
         clip_name=options.clip or "",
         texts=_read_texts(options),
-        preferences=_load_preferences(options),
+        scores=_load_scores(options),
         inception=_load_inception(options),
         dino=_load_dino(options.dino, options.device),
         lpips=_load_lpips(options.device) if options.lpips else None,
@@ -266,7 +336,7 @@ def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
     judges = judge.RunJudges(
         load_evaluator(),
         _load_clip(options.clip, options.device),
-        _load_preferences(options),
+        _load_scores(options),
         prompts=tuple(prompt for run in runs for prompt in run.experiment.prompts),
         texts=_read_texts(options),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,18 @@ IMAGE_METRICS = {
 }
 
 
+def image_metric(name: str) -> ImageMetric:
+    """How a metric is shown; a score of the user's own under its name."""
+    return IMAGE_METRICS.get(name) or ImageMetric(name.replace("_", " "))
+
+
+def in_table_order(names: Iterable[str]) -> list[str]:
+    """Names of metrics in the order of tables, scores of the user's own first."""
+    given = dict.fromkeys(names)
+    own = [name for name in given if name not in IMAGE_METRICS]
+    return own + [name for name in IMAGE_METRICS if name in given]
+
+
 def image_metric_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Rows of label, value, interval, floor, n, and what the interval is over.
 
@@ -92,10 +104,8 @@ def image_metric_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[list[str
         metrics: the metrics by name, as eval.json has them.
     """
     rows = []
-    for name, metric in IMAGE_METRICS.items():
-        if name not in metrics:
-            continue
-        own = metrics[name]
+    for name in in_table_order(metrics):
+        own, metric = metrics[name], image_metric(name)
         value, floor = metric.value_text(own["value"]), metric.value_text(own["floor"])
         interval = metric.interval_text(own["low"], own["high"])
         rows.append([metric.label, value, interval, floor, str(own["n"]), own["over"]])

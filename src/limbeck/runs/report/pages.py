@@ -24,6 +24,7 @@ from limbeck.runs.report.tables import (
     PROFILE_LABELS,
     SCORES,
     interval_text,
+    score_column,
     score_columns,
     score_text,
     seconds_text,
@@ -190,7 +191,12 @@ def render_page(template: str, content: dict[str, Any], *folders: Path) -> str:
     )
     environment.filters |= {"score": score_text, "seconds": seconds_text}
     style = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    environment.globals |= {"style": style, "scores": SCORES, "reload_seconds": 0}
+    environment.globals |= {
+        "style": style,
+        "scores": SCORES,
+        "score_column": score_column,
+        "reload_seconds": 0,
+    }
     return environment.get_template(template).render(content)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from limbeck.runs.report.image_metrics import IMAGE_METRICS, image_metric, in_table_order
+
 if TYPE_CHECKING:
     from limbeck.metrics.estimate import Estimate  # imports torch, without which texts do
 
@@ -115,16 +117,39 @@ PROFILE_LABELS = {
 }
 
 
+_COUNTS = ("clip_texts",)  #: numbers beside scores that are no scores
+
+
+def score_column(name: str) -> ScoreColumn:
+    """How a score is shown; one of images alone as in eval.json, one's own under its name."""
+    if name in SCORES:
+        return SCORES[name]
+    metric = image_metric(name)
+    is_share = metric.unit == " %"
+    label = metric.label.removesuffix(f" x {metric.scale:.0f}")
+    return ScoreColumn(label, "See the metrics of images in docs/eval.md.", is_share)
+
+
 def score_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The scores that occur in any row, in the order of ``SCORES``."""
-    return [name for name in SCORES if any(name in row for row in rows)]
+    """The scores that occur in any row, in the order of tables, those of one's own first."""
+    names = dict.fromkeys(
+        name for row in rows for name, value in row.items() if name in SCORES or _is_score(value)
+    )
+    others = in_table_order(name for name in names if name not in (*SCORES, *_COUNTS))
+    own = [name for name in others if name not in IMAGE_METRICS]
+    return [*own, *(name for name in SCORES if name in names), *others[len(own) :]]
+
+
+def _is_score(value: Any) -> bool:
+    """Whether a value of a row is a number or an estimate, not a text, verdicts or particles."""
+    return value is not None and not isinstance(value, bool | str | Mapping | Sequence)
 
 
 def score_text(value: float | None, name: str) -> str:
     """Format a score: shares in percent, others with three decimals, a dash for None."""
     if value is None:
         return "\N{EN DASH}"
-    return f"{100 * value:.0f} %" if SCORES[name].percent else f"{value:.3f}"
+    return f"{100 * value:.0f} %" if score_column(name).percent else f"{value:.3f}"
 
 
 def interval_text(interval: tuple[float, float], name: str) -> str:
@@ -163,7 +188,7 @@ def difference_cell(difference: Estimate, name: str) -> DifferenceCell:
 
 
 def _signed_text(value: float, name: str) -> str:
-    text = f"{100 * value:+.0f}" if SCORES[name].percent else f"{value:+.3f}"
+    text = f"{100 * value:+.0f}" if score_column(name).percent else f"{value:+.3f}"
     sign = "" if not float(text) else "\N{MINUS SIGN}" if value < 0 else "+"
     return sign + text[1:]
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.metrics.clip import MEAN, STD
-from limbeck.metrics.preference.base import PreferenceModel
+from limbeck.metrics.image_scores.base import ImageScore
 from limbeck.priors.hub import REPO_ID_PATTERN, resolve_files
 from limbeck.system.files import one_line
 
@@ -38,7 +38,7 @@ _RENAMED = (
 )
 
 
-class ImageReward(PreferenceModel):
+class ImageReward(ImageScore):
     """A linear head on the first token of BLIP's text encoder, which attends to the image.
 
     Score: (head(text_encoder(prompt, image)[first token]) - 0.167) / 1.033. Range: real, about -2.3
@@ -59,8 +59,6 @@ class ImageReward(PreferenceModel):
     References:
         Xu et al., "ImageReward", NeurIPS 2023, arXiv 2304.05977.
     """
-
-    metric = "image_reward"
 
     def __init__(self, model: Path | str, device: str = "cpu"):
         folder = _find_weights(model)
@@ -88,7 +86,7 @@ class ImageReward(PreferenceModel):
 
     @torch.no_grad()
     def score(self, images: Float[Tensor, "n 3 s s"], prompts: Sequence[str]) -> Float[Tensor, "n"]:
-        size, scores = (self.size, self.size), []
+        size, scores = [self.vision.config.image_size] * 2, []
         for start in range(0, len(images), _CHUNK):
             rows = images[start : start + _CHUNK].to(self.device).float()
             resized = torch.nn.functional.interpolate(rows, size, mode="bicubic", antialias=True)

@@ -6,9 +6,9 @@ from PIL import Image
 from tiny_clip import write_clip
 
 from limbeck.evaluation.image_sets import ImageSet
-from limbeck.evaluation.measured_images import MeasuredImages, add_preferences
-from limbeck.metrics.preference.hps import HPS
-from limbeck.metrics.preference.pick_score import PickScore
+from limbeck.evaluation.measured_images import MeasuredImages, add_scores
+from limbeck.metrics.image_scores.hps import HPS
+from limbeck.metrics.image_scores.pick_score import PickScore
 from limbeck.metrics.square_images import pad_square
 
 
@@ -24,7 +24,7 @@ def test_scores_are_logits_and_cosines_of_each_image_with_its_prompt(tmp_path):
         Image.fromarray(own.numpy()).save(path)
     images = ImageSet("set", paths, tuple((p, (0, i)) for i, p in enumerate(prompts)))
     empty = MeasuredImages("set", images.keys, torch.zeros(3, 1), {})
-    found = add_preferences(empty, images, models).values
+    found = add_scores(empty, images, models).values
     for i, key in enumerate(images.keys):
         tokens = model.tokenizer([prompts[i]], return_tensors="pt")
         image = pixels[i].permute(2, 0, 1) / 255

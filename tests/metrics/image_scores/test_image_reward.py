@@ -5,7 +5,7 @@ import torch
 from tiny_image_reward import SIZE, reward, write_image_reward
 
 from limbeck.metrics.clip import MEAN, STD
-from limbeck.metrics.preference.image_reward import ImageReward
+from limbeck.metrics.image_scores.image_reward import ImageReward
 
 PROMPTS = ["a yellow duck", "a red car", "a"]
 

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.metrics.clip import CLIPSimilarity
-from limbeck.metrics.preference.base import PreferenceModel
+from limbeck.metrics.image_scores.base import ImageScore
 
 
-class PickScore(PreferenceModel):
+class PickScore(ImageScore):
     """The cosine of the embeddings of image and prompt, times the model's logit scale.
 
     Range: real, about 17 to 24. Sample size: a mean over prompts; only differences on the same
@@ -26,8 +26,6 @@ class PickScore(PreferenceModel):
     References:
         Kirstain et al., "Pick-a-Pic", 2023, arXiv 2305.01569.
     """
-
-    metric = "pick_score"
 
     def __init__(self, model: Path | str, device: str = "cpu"):
         self.clip = CLIPSimilarity(model, device)

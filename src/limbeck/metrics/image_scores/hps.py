@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.metrics.clip import CLIPSimilarity
-from limbeck.metrics.preference.base import PreferenceModel
+from limbeck.metrics.image_scores.base import ImageScore
 
 
-class HPS(PreferenceModel):
+class HPS(ImageScore):
     """The cosine of the embeddings of image and prompt.
 
     Range [-1, 1], about 0.2 to 0.3; papers print 100 times it. Versions 2 and 2.1 are not
@@ -27,7 +27,6 @@ class HPS(PreferenceModel):
         Wu et al., "Human Preference Score v2", 2023, arXiv 2306.09341.
     """
 
-    metric = "hps"
     pads = True
 
     def __init__(self, model: Path | str, device: str = "cpu"):

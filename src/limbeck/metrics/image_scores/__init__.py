@@ -1,0 +1,1 @@
+"""Scores of single images for their prompts: models of people's preferences, and your own."""

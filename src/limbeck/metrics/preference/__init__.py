@@ -1,1 +1,0 @@
-"""Scores of models that were trained on people's choices between images."""
