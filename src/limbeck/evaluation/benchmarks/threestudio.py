@@ -148,13 +148,18 @@ def _resize(channel: Float[Tensor, "1 c y x"]) -> Float[Tensor, "1 c s s"]:
     return F.interpolate(channel, (SIZE, SIZE), mode="bilinear", antialias=True)
 
 
-def to_threestudio(surface: Surface) -> Surface:
-    """The same surface in threestudio's axes, in our units of length."""
+def to_threestudio(surface: Surface, scale: float) -> Surface:
+    """The same surface in threestudio's axes and units of length, as its cameras see it.
+
+    Args:
+        surface: a surface in our world.
+        scale: our units of length per unit of threestudio.
+    """
 
     def color(points: Tensor) -> Any:
-        return surface.color(points @ AXES.to(points))
+        return surface.color(scale * points @ AXES.to(points))
 
-    return Surface(surface.vertices @ AXES.T.to(surface.vertices), surface.faces, color)
+    return Surface(surface.vertices @ AXES.T.to(surface.vertices) / scale, surface.faces, color)
 
 
 def write_model(run: ReopenedRun, particle: int, mesh: MeshExportOptions, folder: Path) -> None:
@@ -174,7 +179,7 @@ def write_model(run: ReopenedRun, particle: int, mesh: MeshExportOptions, folder
         asset = splats_to_surface(asset)
     if not isinstance(asset, Surface):
         raise ValueError("the benchmark reads a mesh made from text, not one's own")
-    exported, _ = mesh.to_mesh(to_threestudio(asset))
+    exported, _ = mesh.to_mesh(to_threestudio(asset, scene_scale(run)))
     path = folder / "save" / f"it{run.step}-export" / "model.obj"
     path.parent.mkdir(parents=True)
     for file, data in encode_obj(exported, path, "z up, front towards +x").items():
