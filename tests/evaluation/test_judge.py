@@ -143,6 +143,18 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(tmp_path, capsys):
     assert "--texts" in refusal(capsys, "eval", str(foreign), "--texts", "x.txt")
 
 
+def test_a_prompt_that_clip_compares_with_nothing_is_refused_before_any_render(
+    tmp_path, capsys, monkeypatch
+):
+    foreign = write_foreign_run(tmp_path / "foreign")
+    monkeypatch.setattr(
+        "limbeck.evaluation.judge.evaluate_run", lambda *arguments: pytest.fail("it renders")
+    )
+    argv = ["eval", str(foreign), "--clip", str(write_clip(tmp_path / "clip")), "--device", "cpu"]
+    assert "needs other texts" in refusal(capsys, *argv)
+    assert not (foreign / "eval.json").exists()
+
+
 def test_clip_evaluates_a_foreign_run_by_the_same_command(tmp_path, capsys):
     foreign = write_foreign_run(tmp_path / "foreign")
     texts = tmp_path / "texts"

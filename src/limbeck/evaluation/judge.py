@@ -18,6 +18,7 @@ from limbeck.evaluation.prompt_metrics import (
     PromptFeatures,
     PromptImages,
     clip_metrics,
+    clip_texts,
     evaluate_prompt,
     frechet_metric,
     mean_metrics,
@@ -108,7 +109,7 @@ class RunJudges:
 
 
 def check_evaluable(run: FinishedRun, prior: Prior, judges: RunJudges) -> None:
-    """Check that a network can judge the images of a run.
+    """Check that a network can judge the images of a run, and that CLIP has texts to compare with.
 
     Args:
         run: the run.
@@ -116,7 +117,7 @@ def check_evaluable(run: FinishedRun, prior: Prior, judges: RunJudges) -> None:
         judges: the networks.
 
     Raises:
-        ValueError: if none can.
+        ValueError: if none can, or it has not.
     """
     e, (height, width) = run.experiment, prior.image_size
     by_evaluator = (height, width) == (64, 64) and any(judgeable_attributes(p) for p in e.prompts)
@@ -126,6 +127,9 @@ def check_evaluable(run: FinishedRun, prior: Prior, judges: RunJudges) -> None:
             f"({', '.join(OBJECTS)}), not {height} x {width} of {e.prompts[0]!r} by {e.model}; "
             "give CLIP weights with --clip FOLDER"
         )
+    if judges.clip is not None:
+        for prompt in e.prompts:
+            clip_texts(prompt, judges.distractors(prompt))
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,25 @@ def seed_diversity(runs: Sequence[tuple[int, PromptImages]]) -> dict[str, float]
     return {name: sum(by_pair) / len(by_pair) for name, by_pair in values.items()}
 
 
+def clip_texts(prompt: str, others: Sequence[str]) -> list[str]:
+    """The prompt and the texts that CLIP compares it with.
+
+    Args:
+        prompt: the prompt.
+        others: texts that the prompt is compared with.
+
+    Raises:
+        ValueError: if there is no other text.
+    """
+    texts = compared_texts(prompt, others)
+    if len(texts) < 2:
+        raise ValueError(
+            f"CLIP R-Precision of {prompt!r} needs other texts: give a file with one text per "
+            "line, with --texts"
+        )
+    return texts
+
+
 def clip_metrics(
     prompt: str, particles: Sequence[HeldOutImages], clip: CLIPSimilarity, others: Sequence[str]
 ) -> dict[str, float]:
@@ -206,12 +225,7 @@ def clip_metrics(
     Raises:
         ValueError: if there is no other text.
     """
-    texts = compared_texts(prompt, others)
-    if len(texts) < 2:
-        raise ValueError(
-            f"CLIP R-Precision of {prompt!r} needs other texts: give a file with one text per "
-            "line, with --texts"
-        )
+    texts = clip_texts(prompt, others)
     images = torch.cat([p.images[R_PRECISION_VIEWS] for p in particles])
     similarity = clip.similarity(images, texts)
     own = torch.zeros(len(images), dtype=torch.long)

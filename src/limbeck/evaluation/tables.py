@@ -157,8 +157,8 @@ def _format_interval(rows: Sequence[Mapping[str, float]], name: str) -> str:
 
 def _interval_text(interval: Interval, name: str) -> str:
     if _column(name).is_percentage:
-        return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
-    return f"{interval[0]:.3f} to {interval[1]:.3f}"
+        return f"{100 * interval[0]:z.0f} to {100 * interval[1]:z.0f} %"
+    return f"{interval[0]:z.3f} to {interval[1]:z.3f}"
 
 
 def _seed_diversity(runs: Sequence[RunEvaluation], prompt: str) -> dict[str, float]:

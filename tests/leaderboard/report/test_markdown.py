@@ -5,13 +5,9 @@ from functools import partial
 import pytest
 
 from limbeck.leaderboard.exact_priors.table import exact_number
-from limbeck.leaderboard.report.markdown import (
-    difference_text,
-    markdown_table,
-    value_text,
-    without_negative_zero,
-)
+from limbeck.leaderboard.report.markdown import difference_text, markdown_table, value_text
 from limbeck.metrics.estimate import Estimate
+from limbeck.runs.report.image_metrics import image_metric
 
 
 def percent(value):
@@ -42,8 +38,9 @@ def test_shares_have_percent_and_their_differences_points():
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [("-0.000", "0.000"), ("-0 %", "0 %"), ("-0.010", "-0.010"), ("-10 %", "-10 %"), ("0", "0")],
+    ("value", "expected"), [(-0.0004, "0.000"), (-0.01, "-0.010"), (0, "0.000")]
 )
-def test_zero_has_no_sign(text, expected):
-    assert without_negative_zero(text) == expected
+def test_zero_has_no_sign(value, expected):
+    assert exact_number("energy_distance", value) == expected
+    assert image_metric("image_reward").value_text(value) == expected
+    assert image_metric("image_reward").interval_text(value, 1) == f"{expected} to 1.000"

@@ -174,7 +174,7 @@ def format_number(name: str, value: float) -> str:
     """A value or difference of a metric."""
     if name in SHARES:
         return f"{round(100 * value)} %"  # an integer has no negative zero
-    return f"{value:.3f}".replace("-0.000", "0.000")
+    return f"{value:z.3f}"
 
 
 def asset_power_sentence(rows: Sequence[AssetRow], baseline: str) -> str:

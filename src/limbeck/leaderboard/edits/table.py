@@ -22,7 +22,6 @@ from limbeck.leaderboard.report.markdown import (
     difference_text,
     markdown_table,
     value_text,
-    without_negative_zero,
 )
 from limbeck.leaderboard.report.power import power_sentence
 from limbeck.metrics.bounds import metric_bounds
@@ -203,5 +202,5 @@ def _heading(name: str) -> str:
 
 def _number(name: str, value: float) -> str:
     if name in _SHARES:
-        return without_negative_zero(f"{100 * value:.0f} %")
-    return without_negative_zero(f"{value:.1f}" if name == "psnr_outside" else f"{value:.3f}")
+        return f"{100 * value:z.0f} %"
+    return f"{value:z.1f}" if name == "psnr_outside" else f"{value:z.3f}"

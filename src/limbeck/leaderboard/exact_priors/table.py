@@ -13,7 +13,6 @@ from limbeck.leaderboard.report.markdown import (
     difference_text,
     markdown_table,
     value_text,
-    without_negative_zero,
 )
 
 #: columns: metric, heading, digits after the point
@@ -58,7 +57,7 @@ def exact_number(name: str, value: float) -> str:
     """
     if abs(value) >= 1e5:
         return f"{value:.1e}"
-    return without_negative_zero(f"{value:.{_DIGITS[name]}f}")
+    return f"{value:z.{_DIGITS[name]}f}"
 
 
 def exact_heading(name: str) -> str:

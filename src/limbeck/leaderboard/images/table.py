@@ -179,8 +179,7 @@ def short(value: float) -> str:
     """Three digits at most, without a leading zero."""
     if math.isinf(value):
         return "∞"
-    text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
-    text = text.removeprefix("-") if float(text) == 0 else text  # no negative zero
+    text = f"{value:z.2f}" if abs(value) < 10 else f"{value:z.1f}"
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 

@@ -58,12 +58,3 @@ def difference_text(value: Estimate | None, number: Callable[[float], str]) -> s
         ]
     text = f"{text} [{', '.join(ends)}]"
     return f"**{text}**" if value.excludes_zero else text
-
-
-def without_negative_zero(text: str) -> str:
-    """A number as text, without the sign of one that is rounded to zero.
-
-    Args:
-        text: the number, possibly with its unit.
-    """
-    return text if text.strip("-0. %") else text.removeprefix("-")

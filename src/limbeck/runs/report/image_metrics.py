@@ -25,13 +25,13 @@ class ImageMetric:
 
     def value_text(self, value: float | None) -> str:
         """A value with its unit; a dash for None."""
-        return "-" if value is None else f"{self.scale * value:.{self.digits}f}{self.unit}"
+        return "-" if value is None else f"{self.scale * value:z.{self.digits}f}{self.unit}"
 
     def interval_text(self, low: float | None, high: float | None) -> str:
         """Two ends of an interval; a dash if there is none."""
         if low is None or high is None:
             return "-"
-        return " to ".join(f"{self.scale * end:.{self.digits}f}" for end in (low, high))
+        return " to ".join(f"{self.scale * end:z.{self.digits}f}" for end in (low, high))
 
 
 def _share(label: str) -> ImageMetric:
