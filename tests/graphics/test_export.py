@@ -254,6 +254,23 @@ def test_an_obj_refers_to_its_texture(tmp_path: Path) -> None:
     assert "map_Kd a.png" in path.with_suffix(".mtl").read_text()
 
 
+def test_the_vertices_of_an_obj_have_no_seams(tmp_path: Path) -> None:
+    """Programs that do not weld, such as Eval3D's, see one closed surface, not its charts."""
+    surface = ball(2)
+    export_asset(surface, tmp_path / "a.obj", "obj", MeshExportOptions(texture_size=64))
+    lines = [line.split() for line in (tmp_path / "a.obj").read_text().splitlines()]
+    count = {word: sum(line[0] == word for line in lines) for word in ("v", "vn", "vt", "f")}
+    assert count["v"] == count["vn"] == len(surface.vertices) < count["vt"]
+    corners = [[corner.split("/") for corner in line[1:]] for line in lines if line[0] == "f"]
+    assert all(v == n for face in corners for v, _, n in face)
+    faces = np.array([[int(v) for v, _, _ in face] for face in corners]) - 1
+    mesh = trimesh.Trimesh(faces=faces, vertices=np.zeros((count["v"], 3)), process=False)
+    assert mesh.is_watertight and mesh.euler_number == 2
+    positions = np.array([line[1:] for line in lines if line[0] == "v"], float)
+    expected = surface.vertices[surface.faces].numpy()
+    assert np.abs(positions[faces] - expected).max() < 1e-6  # the same faces in the same order
+
+
 def test_a_mesh_ply_is_read_back() -> None:
     mesh, _ = MeshExportOptions(vertex_colors=True).to_mesh(ball(2))
     back = decode_ply(encode_ply(mesh))

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck import __version__
@@ -248,6 +248,9 @@ def encode_obj_parts(
 ) -> dict[Path, bytes]:
     """Encode a mesh of several materials as .obj, .mtl and one .png for each.
 
+    Vertices that differ in their texture coordinates alone, as on the border of two charts, are one
+    vertex of the file, so that a closed surface is closed in other programs too.
+
     Args:
         parts: the faces of each material, all with textures or all with vertex colors.
         path: the .obj file; the others lie beside it.
@@ -257,27 +260,41 @@ def encode_obj_parts(
         The contents of the files, in the order in which they are to be written.
     """
     mtl, materials, names = path.with_suffix(".mtl"), list[str](), _obj_names(parts)
-    lines, files, start = [f"# limbeck {__version__}: {axes}"], dict[Path, bytes](), 1
+    lines, files = [f"# limbeck {__version__}: {axes}"], dict[Path, bytes]()
+    first_vertex = first_texel = 1
     if parts[0].texture is not None:
         lines.append(f"mtllib {mtl.name}")
     textures = obj_texture_paths(path, len(parts))
     for part, png, name in zip(parts, textures, names, strict=True):
-        positions, corner = part.vertices, "{0}//{0}"
         if part.texture is not None and part.uv is not None:
-            corner = "{0}/{0}/{0}"
             files[png] = encode_png(part.texture)
             materials.append(_mtl(name, png.name))
             uv_upwards = torch.stack([part.uv[:, 0], 1 - part.uv[:, 1]], 1)
             lines += [*_obj_rows("vt", uv_upwards), f"usemtl {name}"]
-        elif part.colors is not None:
-            positions = torch.cat([part.vertices, part.colors], 1)
-        lines += _obj_rows("v", positions) + _obj_rows("vn", part.normals)
-        corners = (part.faces + start).tolist()
-        lines += ["f " + " ".join(corner.format(i) for i in face) for face in corners]
-        start += len(part.vertices)
+            kept, place = _distinct_vertices(part)
+            positions, normals = part.vertices[kept], part.normals[kept]
+            vertex, texel = place[part.faces] + first_vertex, part.faces + first_texel
+            corners = zip(vertex.tolist(), texel.tolist(), strict=True)
+            faces = [[f"{v}/{t}/{v}" for v, t in zip(*face, strict=True)] for face in corners]
+            first_texel += len(part.uv)
+        else:
+            colors = part.vertices[:, :0] if part.colors is None else part.colors
+            positions, normals = torch.cat([part.vertices, colors], 1), part.normals
+            faces = [[f"{v}//{v}" for v in face] for face in (part.faces + first_vertex).tolist()]
+        lines += _obj_rows("v", positions) + _obj_rows("vn", normals)
+        lines += ["f " + " ".join(face) for face in faces]
+        first_vertex += len(positions)
     if materials:
         files[mtl] = "\n".join(materials).encode()
     return files | {path: ("\n".join(lines) + "\n").encode()}
+
+
+def _distinct_vertices(mesh: TexturedMesh) -> tuple[Int[Tensor, "w"], Int[Tensor, "v"]]:
+    """Return the vertices with different positions or normals, and the place of each among them."""
+    rows = torch.cat([mesh.vertices, mesh.normals], 1).numpy()
+    _, kept, place = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    order = kept.argsort()  # as they stand in the mesh, not sorted by their numbers
+    return torch.from_numpy(kept[order]), torch.from_numpy(order.argsort()[place])
 
 
 def _obj_names(parts: Sequence[TexturedMesh]) -> list[str]:
