@@ -91,13 +91,15 @@ def test_prompt_files(tmp_path):
     table = tmp_path / "prompts.csv"
     table.write_text('id,prompt\n1,"a mug, red"\n\n,\n')
     assert read_prompts(table) == ["a mug, red"]
+    table.write_text("Prompts,Category\nA red colored car.,Colors\n")  # as DrawBench
+    assert read_prompts(table) == ["A red colored car."]
     table.write_text('id,prompt\n1,"a mug, red"\n2,\n3,a duck\n')  # a duck is the third image
     with pytest.raises(ValueError, match="the prompt of row 2 is empty"):
         read_prompts(table)
     text.write_text("a duck\u2028on grass\na cat\x85here\r\n", encoding="utf-8")
     assert read_prompts(text) == read_text_lines(text) == ["a duck\u2028on grass", "a cat\x85here"]
     table.write_text("id,text\n1,a\n")
-    with pytest.raises(ValueError, match="no column Prompt, only: id, text"):
+    with pytest.raises(ValueError, match="no column Prompt or Prompts, only: id, text"):
         read_prompts(table)
     text.write_text("# nothing\n")
     with pytest.raises(ValueError, match="must hold prompts"):

@@ -386,6 +386,16 @@ def test_a_texture_that_a_face_without_coordinates_drops_is_reported(tmp_path: P
     ]
 
 
+def test_a_gray_texture_of_16_bits_keeps_its_gray(tmp_path: Path) -> None:
+    gray = np.linspace(0, 65535, 16).astype(np.uint16).reshape(4, 4)
+    Image.fromarray(gray).save(tmp_path / "t.png")
+    (tmp_path / "a.mtl").write_text("newmtl red\nmap_Kd t.png\n")
+    (tmp_path / "m.obj").write_text("mtllib a.mtl\n" + _SQUARE + "usemtl red\nf 1/1 2/2 3/3\n")
+    (part,) = read_mesh_file(tmp_path / "m.obj")
+    assert part.texture is not None and part.texture.shape == (3, 4, 4)
+    assert np.abs(part.texture.numpy() - gray / 65535).max() < 1e-6
+
+
 def test_colors_of_the_faces_of_a_ply_stay_those_of_the_faces(tmp_path: Path) -> None:
     """A vertex of a red and a blue face is purple in neither."""
     head = _PLY.replace("vertex 3", "vertex 4") + _PLY_FACE.replace("face 1", "face 2")

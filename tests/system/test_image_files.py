@@ -52,6 +52,7 @@ def test_images_are_cropped_and_not_distorted(tmp_path: Path) -> None:
         ("gray8.png", 255, np.uint8),
         ("gray16.png", 65535, np.uint16),
         ("gray16.tif", 65535, np.uint16),
+        ("gray16.pgm", 65535, np.uint16),
         ("float.tif", 1, np.float32),
     ],
 )

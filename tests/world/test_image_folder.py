@@ -43,10 +43,10 @@ def test_captions_stand_beside_the_images(folder):
 
 def test_captions_are_listed_as_for_diffusers(tmp_path):
     folder = write_images(tmp_path / "images")
-    rows = [{"file_name": f"{i:02d}.png", "text": f"Grau {i} \u00fc"} for i in range(20)]
+    rows = [{"file_name": f"{i:02d}.png", "text": f"Grau {i}\u2028\u00fc"} for i in range(20)]
     text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
-    assert find_captioned_images(folder)[4].captions == ("Grau 4 \u00fc",)
+    assert find_captioned_images(folder)[4].captions == ("Grau 4\u2028\u00fc",)
 
 
 def test_a_twentieth_is_held_out_and_all_images_are_squares_of_64(folder, tmp_path):

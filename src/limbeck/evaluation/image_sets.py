@@ -138,13 +138,14 @@ def read_prompts(path: Path, option: str = "--prompts") -> list[str] | dict[str,
 
 
 def _prompt_column(path: Path, text: str) -> list[str]:
-    """The texts in the column ``Prompt`` of a table; quotes in a .tsv are part of them."""
+    """The texts in the column ``Prompt`` or ``Prompts``; quotes in a .tsv are part of them."""
     head, *rows = _table_rows(path, text) or [[]]
     names = [name.strip().lower() for name in head]
-    if "prompt" not in names:
+    column = next((names.index(name) for name in ("prompt", "prompts") if name in names), None)
+    if column is None:
         found = ", ".join(names) or "none"
-        raise ValueError(f"{path} has no column Prompt, only: {found}")
-    column, prompts = names.index("prompt"), []
+        raise ValueError(f"{path} has no column Prompt or Prompts, only: {found}")
+    prompts: list[str] = []
     for number, row in enumerate(rows, 1):
         if not any(row):
             continue  # as an empty line

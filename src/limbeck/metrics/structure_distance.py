@@ -70,17 +70,17 @@ class DinoKeys:
 
     @torch.no_grad()
     def self_similarity(
-        self, images: Float[Tensor, "n 3 h w"], white: float = 1.0
+        self, images: Float[Tensor, "n 3 h w"], as_published: bool = False
     ) -> Float[Tensor, "n t t"]:
         """Cosine similarity of the keys of every two tokens, of all heads together, on the CPU.
 
         Args:
             images: square images in [0, 1], resized bilinearly to the model's size.
-            white: value that white has before the normalization.
+            as_published: as the code of PIE-Bench, see ``structure_distance``.
         """
-        size = (self.size, self.size)
+        size, white = (self.size, self.size), 255.0 if as_published else 1.0
         resized = torch.nn.functional.interpolate(
-            images.to(self.device).float(), size, mode="bilinear", antialias=True
+            images.to(self.device).float(), size, mode="bilinear", antialias=not as_published
         )
         self.model(pixel_values=(white * resized - self.mean) / self.std)
         assert self._keys is not None  # the hook has run
@@ -106,12 +106,12 @@ def structure_distance(
         sources: what was edited.
         dino: the transformer; values of two models are not comparable.
         as_published: as the code of PIE-Bench, which feeds values from 0 to 255 to a normalization
-            made for values from 0 to 1. For comparison with its tables.
+            made for values from 0 to 1, and does not smooth images before it makes them smaller (as
+            torchvision 0.13, which it pins, resizes tensors). For comparison with its tables.
 
     References:
         Tumanyan et al., "Splicing ViT features for semantic appearance transfer", 2022,
         arXiv 2201.00424; Ju et al., "PnP Inversion", 2023, arXiv 2310.01506.
     """
-    white = 255.0 if as_published else 1.0
-    own, other = (dino.self_similarity(some, white) for some in (images, sources))
+    own, other = (dino.self_similarity(some, as_published) for some in (images, sources))
     return (own - other).square().mean((1, 2))

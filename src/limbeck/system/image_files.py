@@ -49,7 +49,8 @@ def open_image(path: Path) -> Image.Image:
                 width, height = image.size
                 if width * height <= MAX_IMAGE_PIXELS:
                     image.load()
-                    return ImageOps.exif_transpose(image)
+                    ImageOps.exif_transpose(image, in_place=True)  # a copy has no format
+                    return image
     # Pillow's decoders raise whatever they meet in a damaged file: OSError, SyntaxError,
     # struct.error, zlib.error, ValueError, OverflowError, DecompressionBombError ...
     except Exception as error:
@@ -118,10 +119,20 @@ def read_mask(path: Path, size: tuple[int, int]) -> Float[Tensor, "1 h w"]:
     return _fit(_displayable(image, path), size).mean(0, keepdim=True)
 
 
-def _displayable(image: Image.Image, path: Path) -> Image.Image:
-    """The image in mode RGB, or in mode F with values in [0, 1] if it has more than 8 bits."""
+def gray_of_16_bits(image: Image.Image) -> Image.Image | None:
+    """The image in mode F with values in [0, 1]; None if it is no gray image of 16 bits.
+
+    Pillow cuts these off at 255 where they are converted to RGB.
+    """
     if image.mode in _16_BIT_MODES or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return Image.fromarray(np.asarray(image).astype(np.float32) / _WHITE_16)
+    return None
+
+
+def _displayable(image: Image.Image, path: Path) -> Image.Image:
+    """The image in mode RGB, or in mode F with values in [0, 1] if it has more than 8 bits."""
+    if (gray := gray_of_16_bits(image)) is not None:
+        return gray
     if image.mode == "I":
         raise ValueError(
             f"{path} has pixels of 32-bit integers, whose white is not known: save it with 8 or 16 "

@@ -61,7 +61,8 @@ def find_captioned_images(folder: Path) -> list[CaptionedImage]:
 
 def _listed_images(listing: Path) -> list[CaptionedImage]:
     images, folder = [], listing.parent
-    for number, line in enumerate(read_text(listing).splitlines(), 1):
+    # not splitlines: a caption may hold line separators of Unicode
+    for number, line in enumerate(read_text(listing).split("\n"), 1):
         if not line.strip():
             continue
         place = f"line {number} of {listing}"
@@ -96,7 +97,7 @@ def _images_with_text_files(folder: Path) -> list[CaptionedImage]:
     images = []
     for path in paths:
         text = read_text(path.with_suffix(".txt"))
-        images.append(CaptionedImage(path, _captions(text.splitlines(), str(path))))
+        images.append(CaptionedImage(path, _captions(text.split("\n"), str(path))))
     return images
 
 

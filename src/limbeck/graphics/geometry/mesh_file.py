@@ -13,6 +13,7 @@ from torch import Tensor
 
 from limbeck.graphics.geometry.gltf_checks import check_gltf, materials_not_repeated
 from limbeck.graphics.geometry.obj_checks import notify_missing_obj_files
+from limbeck.system.image_files import gray_of_16_bits
 from limbeck.system.notices import notify
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
@@ -211,10 +212,14 @@ def _material_colors(material: Any) -> tuple[Any, Any]:
 
 
 def _read_texture(image: Any) -> Float[Tensor, "3 h w"]:
-    image = image.convert("RGB")
+    gray = gray_of_16_bits(image)
+    image = image.convert("RGB") if gray is None else gray
     if max(image.size) > MAX_SOURCE_TEXTURE:
         image.thumbnail((MAX_SOURCE_TEXTURE, MAX_SOURCE_TEXTURE))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    texels = torch.from_numpy(np.array(image))
+    if gray is not None:
+        return texels.clamp(0, 1).expand(3, -1, -1).clone()
+    return texels.permute(2, 0, 1).float() / 255
 
 
 def _unit_rgb(values: Any, is_linear: bool) -> Tensor:
