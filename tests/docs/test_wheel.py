@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 #: what the environment does not get: optional packages and tools, and the checkout itself
-HIDDEN = ["numba", "peft", "sentencepiece", "xatlas", "trimesh", "imageio", "av", "viser", "prdc"]
+HIDDEN = ["numba", "peft", "sentencepiece", "xatlas", "trimesh", "av", "viser", "prdc"]
 HIDDEN += [
     "vendi_score",
     "torchmetrics",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from limbeck.system.files import replacing
 _MIN_PANEL_SIZE = 192  #: smaller panels are enlarged to at least this width, in pixels
 _RENDER_BATCH = 4  #: frames rendered at a time
 _FPS = 12
+_BT709, _LIMITED_RANGE = 1, 1  #: numbers of H.273 for the colors of a video
 
 
 @dataclass(frozen=True)
@@ -184,11 +186,11 @@ def save_turntable(
         path: an .mp4 file.
         frames: frames of one turn, at 12 frames per second.
         camera: orbit of the camera.
-        report: called with a message if imageio or av is missing.
+        report: called with a message if av is missing.
         size: height and width of a panel; None for those of the model.
 
     Returns:
-        ``path``; without imageio and av, an animated .webp next to it.
+        ``path``; without av, an animated .webp next to it.
 
     Raises:
         ValueError: if the representation is 2D.
@@ -198,12 +200,12 @@ def save_turntable(
         for batch in orbit_frames(representation, prior, particle, frames, camera, size)
         for panel in enlarge_frames(batch.side_by_side())
     )
-    if all(importlib.util.find_spec(name) is not None for name in ("imageio", "av")):
+    if importlib.util.find_spec("av") is not None:
         _write_mp4(panels, path)
         return path
     animation = path.with_suffix(".webp")
     _write_webp(panels, animation)
-    report(f"wrote {animation} instead of an .mp4; for that: pip install imageio av")
+    report(f"wrote {animation} instead of an .mp4; for that: pip install av")
     return animation
 
 
@@ -250,12 +252,21 @@ def enlarge_frames(images: Float[Tensor, "n 3 h w"]) -> np.ndarray:
 
 
 def _write_mp4(frames: Iterable[np.ndarray], path: Path) -> None:
-    import imageio.v3 as iio
+    import av
 
-    with replacing(path) as part, iio.imopen(part, "w", plugin="pyav", container="mp4") as file:
-        file.init_video_stream("libx264", fps=_FPS, pixel_format="yuv420p")
-        for frame in frames:
-            file.write_frame(frame)
+    frames = iter(frames)
+    first = next(frames)
+    with replacing(path) as part, av.open(str(part), "w", format="mp4") as file:
+        stream = file.add_stream("libx264", rate=_FPS)
+        stream.pix_fmt, codec = "yuv420p", stream.codec_context
+        # stated in the file, or players would guess the matrix from the size of the video
+        codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
+        codec.color_range = _LIMITED_RANGE
+        stream.height, stream.width = first.shape[:2]
+        for frame in itertools.chain([first], frames):
+            rgb = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            file.mux(stream.encode(rgb.reformat(format="yuv420p", dst_colorspace=_BT709)))
+        file.mux(stream.encode(None))
 
 
 def _write_webp(frames: Iterable[np.ndarray], path: Path) -> None:

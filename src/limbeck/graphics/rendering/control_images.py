@@ -43,7 +43,7 @@ def normal_image(
     """Normals in camera space as colors; the background faces the camera.
 
     Red is left, green is up, blue is towards the camera, each from 0 (away) to 1, as in the images
-    of the ControlNets 1.0 and 1.1 for Stable Diffusion.
+    of ControlNet 1.1 for Stable Diffusion. That of 1.0 was trained on other colors.
 
     Args:
         normal: unit normals in world space.
