@@ -215,7 +215,8 @@ def test_every_layout_answers_by_the_formulas(layout, image_view, written, weigh
 def test_an_image_is_its_features_before_the_last_layer_and_its_latents(prior):
     picture = torch.rand(2, 3, 16, 16, generator=torch.manual_seed(1))
     found = prior.encode_image_prompt(picture)
-    pixels = torch.nn.functional.interpolate(picture, (32, 32), mode="bicubic", align_corners=True)
+    resize = torch.nn.functional.interpolate
+    pixels = resize(picture, (32, 32), mode="bicubic", antialias=True).clamp(0, 1)
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
     with torch.no_grad():

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from limbeck.priors.checkpoint_files import (
 from limbeck.priors.image_dream_files import has_image_view, load_image_dream_unet
 from limbeck.priors.mvdream import MVDream
 from limbeck.priors.weight_files import preferred_weights
-from limbeck.priors.zero123 import clip_pixels
+from limbeck.priors.zero123 import normalize_for_clip
 
 
 class ImageDream(MVDream):
@@ -81,7 +82,10 @@ class ImageDream(MVDream):
         latents = self.encode(image)
         encoder = self._image_encoder
         with silence_library_logs(), loading(f"the image encoder of {self.files.name}"):
-            pixels = clip_pixels(image, encoder.config.image_size).to(self.dtype)
+            size = (encoder.config.image_size,) * 2
+            # as OpenCLIP prepares images, smoothed where they get smaller
+            resized = F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
+            pixels = normalize_for_clip(resized).to(self.dtype)
             features = encoder(pixels, output_hidden_states=True).hidden_states[-2]
         return torch.cat([features.float().flatten(1), latents.flatten(1)], 1)
 

@@ -59,16 +59,14 @@ def _spherical(position: Float[Tensor, "*b 3"]) -> tuple[Tensor, Tensor, Tensor]
     return torch.atan2(y, torch.hypot(x, z)), torch.atan2(x, z), position.norm(dim=-1)
 
 
-def clip_pixels(image: Float[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 3 s s"]:
+def normalize_for_clip(image: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
     """Return images as an image encoder of CLIP takes them.
 
     Args:
-        image: images in [0, 1].
-        size: height and width that it takes.
+        image: images in [0, 1], in the size that it takes.
     """
-    pixels = F.interpolate(image, (size, size), mode="bicubic", align_corners=True)
     mean, std = (image.new_tensor(value).view(3, 1, 1) for value in (_CLIP_MEAN, _CLIP_STD))
-    return (pixels - mean) / std
+    return (image - mean) / std
 
 
 class Zero123(UNetDiffusion):
@@ -154,7 +152,10 @@ class Zero123(UNetDiffusion):
         folder = self.files.folder / "image_encoder"
         encoder: Any = load_frozen_module(CLIPVisionModelWithProjection, folder, self.dtype)
         encoder = encoder.to(self.device)
-        pixels = clip_pixels(image, encoder.config.image_size)
+        size = (encoder.config.image_size,) * 2
+        # as its authors resize: corners aligned, and nothing smoothed
+        resized = F.interpolate(image, size, mode="bicubic", align_corners=True)
+        pixels = normalize_for_clip(resized)
         embeds: Tensor = encoder(pixels.to(self.dtype)).image_embeds
         return embeds.float()
 
