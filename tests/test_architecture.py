@@ -120,6 +120,6 @@ def test_text_files_are_utf8_in_every_locale(name):
         called = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
         is_method = isinstance(node.func, ast.Attribute) or called == "open"
         binary = any(isinstance(a, ast.Constant) and "b" in str(a.value) for a in node.args)
-        other = ast.unparse(node.func) in ("Image.open", "logger.open", "os.open")
+        other = ast.unparse(node.func) in ("Image.open", "av.open", "logger.open", "os.open")
         if called in TEXT_FUNCTIONS and is_method and not binary and not other:
             assert any(k.arg == "encoding" for k in node.keywords), (name, node.lineno)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from ball_representation import Ball, Object
 from tiny_clip import write_clip
 from tiny_image_reward import write_image_reward
@@ -13,7 +14,9 @@ from limbeck.cli.main import main
 from limbeck.config import yaml as config
 from limbeck.evaluation.judge import RunJudges, evaluate_run, open_finished_run, run_family
 from limbeck.evaluation.prompt_metrics import evaluate_prompt
+from limbeck.evaluation.tables import summary_line
 from limbeck.metrics.heldout_views import held_out_cameras, render_held_out
+from limbeck.metrics.image_scores.base import ImageScore
 from limbeck.metrics.image_scores.hps import HPS
 from limbeck.metrics.image_scores.image_reward import ImageReward
 from limbeck.metrics.intervals import mean_interval
@@ -77,6 +80,24 @@ def test_a_prompt_given_twice_is_one_unit_with_all_of_its_particles(tmp_path):
     assert len(row["particles"]) == 2 and row["diversity"] == 0
     assert evaluation.report["interval_over"] == "2 particles of 1 prompt"
     assert evaluation.images["a yellow duck"].images.shape[0] == 2
+
+
+class Always(ImageScore):
+    """A share that is 1 for every image."""
+
+    bounds = (0.0, 1.0)
+
+    def score(self, images, prompts):
+        return torch.ones(len(images))
+
+
+def test_intervals_of_a_score_stay_within_its_bounds(tmp_path):
+    run = open_finished_run(write_run(tmp_path / "run", Object(), particles=3))
+    evaluation = evaluate_run(run, colored_shapes(size=64), RunJudges(scores=(Always(),)))
+    low, high = evaluation.report["intervals"]["always"]
+    assert evaluation.report["bounds"] == {"always": (0.0, 1.0)}
+    assert 0.3 < low < 0.6 and high == 1
+    assert f"always 1.000 ({low:.3f} to 1.000)" in summary_line(evaluation.report)
 
 
 def test_eval_prints_a_line_per_run_and_a_table_and_writes_a_file(tmp_path, capsys):

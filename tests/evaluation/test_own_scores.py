@@ -85,6 +85,10 @@ def test_it_gets_each_image_with_its_prompt_and_images_of_one_size_at_a_time(tmp
             "is called 'object', which is no new name",
         ),
         (
+            "    bounds = (1, 0)\n    def score(self, images, prompts): pass\n",
+            "must be two finite numbers",
+        ),
+        (
             "    def __init__(self, size): pass\n    def score(self, images, prompts): pass\n",
             "TypeError",
         ),
@@ -138,6 +142,32 @@ def test_a_sweep_has_the_metrics_of_its_evaluation_when_all_runs_do(tmp_path, ca
     page = (out / "report.html").read_text()
     assert ">contrast<" in page and ">mean log p<" in page
     assert "With the metrics of limbeck eval" in page
+
+
+def test_intervals_of_a_share_stay_within_its_bounds_in_tables_and_sweeps(tmp_path):
+    """All images have the value 1: of few of them this says little about others."""
+    body = (
+        "    bounds = (0, 1)\n"
+        "    def score(self, images, prompts): return torch.ones(len(images))\n"
+    )
+    share = score_file(tmp_path / "mine.py", body)
+    out = tmp_path / "sweep"
+    argv = ["sweep", "red disc", "blue ring", "--model", "gaussians", "--steps", "1"]
+    argv += ["--method.guidance", "1", "30", "--lr", "0.1", "0.2", "--out", str(out)]
+    assert main([*argv, "--device", "cpu", "--workers", "1"]) == 0
+    assert main(["eval", str(out), "--score", share]) == 0
+    run = table_of(out)[0]["run"]
+    report = json.loads((out / run / "eval.json").read_text())
+    found = report["metrics"]["mine"]
+    assert report["bounds"] == {"mine": [0, 1]}
+    assert found["value"] == found["high"] == 1 and 0.2 < found["low"] < 0.5
+    assert main(["sweep", str(out / "sweep.yaml")]) == 0
+    page = (out / "report.html").read_text()
+    assert f'1.000 <span class="soft">[{found["low"]:.3f}, 1.000]' in page
+    with (out / "effects.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["score"] == "mine"]
+    assert {float(row["difference"]) for row in rows} == {0}
+    assert all(float(row["low"]) < -0.5 < 0.5 < float(row["high"]) for row in rows)
 
 
 def test_the_page_shows_the_whole_of_the_example():

@@ -60,7 +60,7 @@ def estimate_all(
     for name, values in measured.values.items():
         floors = prompt_means(measured.floors.get(name, {})).values()
         floor = sum(floors) / len(floors) if floors else None
-        estimates[name] = estimate_mean(values, metric_bounds(name), floor)
+        estimates[name] = estimate_mean(values, metric_bounds(name, measured.bounds), floor)
     rows = compared_rows(len(measured.keys), reference)
     features, units = measured.features[rows], _units([measured.keys[row] for row in rows.tolist()])
     for metric in SET_METRICS:
@@ -132,7 +132,8 @@ def estimate_differences(
             sizes = [_group_sizes(measured) for measured in (a, b)]
             differences = {k: v for k, v in differences.items() if sizes[0][k] == sizes[1][k]}
         if differences:
-            estimates[name] = estimate_mean(differences, metric_bounds(name), is_difference=True)
+            bounds = metric_bounds(name, a.bounds)
+            estimates[name] = estimate_mean(differences, bounds, is_difference=True)
     row_of = {key: row for row, key in enumerate(b.keys)}
     pairs = [(row, row_of[key]) for row, key in enumerate(a.keys) if key in row_of]
     if not pairs:

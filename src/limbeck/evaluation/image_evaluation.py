@@ -266,6 +266,7 @@ def evaluate_runs(
         made_by[measured.label] = _without_prompts(folder, experiment)
         _, report = report_sets([measured], judges, truth)
         own |= {"features": report["features"], **report["sets"][0]}
+        own |= {"bounds": dict(measured.bounds)} if measured.bounds else {}
         reports[folder] = own | {"by_prompt": measured.means_by_prompt()}
     names = name_sets(made_by)
     merged = [merge_measured(family) for family in families.values()]

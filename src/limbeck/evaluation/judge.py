@@ -36,7 +36,7 @@ from limbeck.metrics.heldout_views import (
     held_out_cameras,
     render_held_out,
 )
-from limbeck.metrics.image_scores.base import ImageScore
+from limbeck.metrics.image_scores.base import ImageScore, bounds_of
 from limbeck.metrics.r_precision import candidate_objects, distractor_prompts
 from limbeck.metrics.true_object_colors import true_object_colors
 from limbeck.metrics.view_consistency import view_labels
@@ -196,7 +196,8 @@ def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvalua
             row |= mean_metrics(by_network)
             row["particles"] = [a | b for a, b in zip(own, by_network, strict=True)]
         rows.append(row)
-    intervals, unit = run_intervals(rows)
+    bounds = bounds_of(judges.scores)
+    intervals, unit = run_intervals(rows, bounds)
     report = {
         "step": e.steps,
         "cameras": {
@@ -209,6 +210,7 @@ def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvalua
         "mean": mean_metrics(rows),
         "intervals": intervals,
         "interval_over": unit,
+        **({"bounds": dict(bounds)} if bounds else {}),
         **frechet_metric(features),
     }
     return RunEvaluation(run_family(e), e.seed, report, features, images)

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.evaluation.image_sets import ImageSet, Key, prompt_of
+from limbeck.metrics.bounds import Bounds
 from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.metrics.clip_score import clip_scores
 from limbeck.metrics.feature_diversity import feature_diversity
-from limbeck.metrics.image_scores.base import ImageScore, score_each
+from limbeck.metrics.image_scores.base import ImageScore, bounds_of, score_each
 from limbeck.metrics.image_statistics import clipped, diversity, saturation, total_variation
 from limbeck.metrics.prompt_agreement import agreement
 from limbeck.metrics.r_precision import candidate_log_probs, compared_columns, ranks_first
@@ -57,6 +58,7 @@ class MeasuredImages:
         values: metrics by name, then by prompt and seed. Those of a whole prompt, such as
             diversity, have the seed of the run and index 0.
         floors: what the true law has in a metric at the same sample size, by name, then as above.
+        bounds: smallest and largest possible value of scores of one's own, by name.
     """
 
     label: str
@@ -64,6 +66,7 @@ class MeasuredImages:
     features: Float[Tensor, "n d"]
     values: dict[str, dict[Key, float]]
     floors: dict[str, dict[Key, float]] = field(default_factory=dict)
+    bounds: Bounds = field(default_factory=dict)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -232,7 +235,7 @@ def add_scores(
             own = [read_whole_image(path) for path in images.paths[rows]]
             found += score_each(score, own, [prompt_of(unit) for unit, _ in images.keys[rows]])
         values[score.metric] = dict(zip(images.keys, found, strict=True))
-    return replace(measured, values=values)
+    return replace(measured, values=values, bounds=bounds_of(scores))
 
 
 def merge_measured(sets: Sequence[MeasuredImages]) -> MeasuredImages:
@@ -246,6 +249,5 @@ def merge_measured(sets: Sequence[MeasuredImages]) -> MeasuredImages:
         for joined, own in ((values, measured.values), (floors, measured.floors)):
             for name, column in own.items():
                 joined[name] = column | joined.get(name, {})
-    return MeasuredImages(
-        sets[0].label, tuple(keys), torch.stack(list(keys.values())), values, floors
-    )
+    features = torch.stack(list(keys.values()))
+    return MeasuredImages(sets[0].label, tuple(keys), features, values, floors, sets[0].bounds)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from limbeck.evaluation.judge import RunEvaluation
 from limbeck.evaluation.prompt_metrics import frechet_metric, mean_metrics, seed_diversity
 from limbeck.evaluation.run_intervals import metric_interval, run_intervals
+from limbeck.metrics.bounds import Bounds, read_bounds
 from limbeck.metrics.intervals import Interval
 from limbeck.runs.report.image_metrics import IMAGE_METRICS
 from limbeck.runs.report.tables import SCORES, score_columns
@@ -77,7 +78,8 @@ def summary_line(report: Mapping[str, Any]) -> str:
     Args:
         report: content of its eval.json.
     """
-    metrics, (intervals, unit) = report["mean"], run_intervals(report["prompts"])
+    metrics = report["mean"]
+    intervals, unit = run_intervals(report["prompts"], read_bounds(report))
     parts = []
     for name in _shown([metrics]):
         within = f" ({_interval_text(intervals[name], name)})" if name in intervals else ""
@@ -130,7 +132,8 @@ def _family_table(runs: Sequence[RunEvaluation]) -> list[str]:
         if label == "mean":
             units = list(means.values()) if len(means) > 1 else rows
             unit = f"{len(means)} prompts" if len(means) > 1 else f"{len(rows)} runs"
-            intervals = [_format_interval(units, name) for name in names]
+            bounds = read_bounds(runs[0].report)
+            intervals = [_format_interval(units, name, bounds) for name in names]
             if len(units) > 1:
                 table.append([f"95 % over {unit}", "", *intervals])
     lines = markdown_lines(table)
@@ -149,9 +152,9 @@ def _family_table(runs: Sequence[RunEvaluation]) -> list[str]:
     return lines
 
 
-def _format_interval(rows: Sequence[Mapping[str, float]], name: str) -> str:
+def _format_interval(rows: Sequence[Mapping[str, float]], name: str, bounds: Bounds) -> str:
     """95 % interval of the mean over the rows that have a metric; a dash for a single one."""
-    interval = metric_interval(name, rows)
+    interval = metric_interval(name, rows, bounds)
     return "-" if interval is None else _interval_text(interval, name)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from limbeck.metrics.image_statistics import IMAGE_STATISTICS
 from limbeck.metrics.intervals import POSITIVE, SHARE, UNBOUNDED, Interval
@@ -40,6 +43,24 @@ _BOUNDS: dict[str, Interval] = {
 _BOUNDS |= dict.fromkeys(_SHARES, SHARE) | dict.fromkeys(IMAGE_STATISTICS, POSITIVE)
 
 
-def metric_bounds(name: str) -> Interval:
-    """Smallest and largest possible value of a metric of images; none of a score of one's own."""
-    return _BOUNDS.get(name, UNBOUNDED)
+Bounds = Mapping[str, Interval]
+NO_BOUNDS: Bounds = MappingProxyType({})
+
+
+def read_bounds(report: Mapping[str, Any]) -> Bounds:
+    """Bounds of scores of one's own, by name.
+
+    Args:
+        report: content of an eval.json.
+    """
+    return {name: (low, high) for name, (low, high) in report.get("bounds", {}).items()}
+
+
+def metric_bounds(name: str, own: Bounds = NO_BOUNDS) -> Interval:
+    """Smallest and largest possible value of a metric of images.
+
+    Args:
+        name: the metric; one that is neither known nor in ``own`` is unbounded.
+        own: those of scores of one's own, by name.
+    """
+    return own.get(name) or _BOUNDS.get(name, UNBOUNDED)

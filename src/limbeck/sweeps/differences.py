@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from limbeck.metrics.bounds import metric_bounds
+from limbeck.metrics.bounds import Bounds, metric_bounds
 from limbeck.metrics.estimate import Estimate, mean_estimate
 from limbeck.runs.report.tables import score_columns
 from limbeck.sweeps.expansion import SEED
@@ -18,6 +18,7 @@ from limbeck.sweeps.planned_runs import format_option, label_of
 from limbeck.sweeps.results import (
     RunResult,
     option_values,
+    own_bounds,
     setting_options,
     varies_more_in_prompts,
 )
@@ -87,11 +88,13 @@ class _ScoreTable:
         values: NaN where there is none.
         names: names of the scores.
         units: seed or prompt of each pair, as a number.
+        bounds: bounds of scores of one's own, by name.
     """
 
     values: Float[Tensor, "levels pairs scores"]
     names: list[str]
     units: Int[Tensor, "pairs"]
+    bounds: Bounds
 
     def difference(self, level: int, baseline: int) -> tuple[int, dict[str, Estimate]]:
         """Number of pairs, and mean difference of each score over seeds or prompts."""
@@ -102,7 +105,8 @@ class _ScoreTable:
         for column, name in enumerate(self.names):
             own = means[has_mean[:, column], column].tolist()
             if own:
-                scores[name] = mean_estimate(own, metric_bounds(name), is_difference=True)
+                bounds = metric_bounds(name, self.bounds)
+                scores[name] = mean_estimate(own, bounds, is_difference=True)
         return int(known.any(1).sum()), scores
 
 
@@ -171,4 +175,5 @@ def _score_table(
         values[level, pair] = torch.tensor(
             [row.get(name, math.nan) for name in names], dtype=torch.float64
         )
-    return _ScoreTable(values, names, torch.tensor(unit_of_pair))
+    bounds = own_bounds([result for own in by_level for result in own])
+    return _ScoreTable(values, names, torch.tensor(unit_of_pair), bounds)

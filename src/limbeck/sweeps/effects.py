@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from limbeck.metrics.bounds import metric_bounds
+from limbeck.metrics.bounds import Bounds, metric_bounds
 from limbeck.metrics.estimate import Estimate, mean_estimate
 from limbeck.metrics.intervals import (
     paired_differences,
@@ -25,7 +25,7 @@ from limbeck.metrics.intervals import (
 )
 from limbeck.runs.report.tables import score_columns
 from limbeck.sweeps.planned_runs import format_option
-from limbeck.sweeps.results import RunResult, setting_options
+from limbeck.sweeps.results import RunResult, own_bounds, setting_options
 from limbeck.system.files import write_text
 
 EFFECTS_FILE = "effects.csv"
@@ -84,12 +84,14 @@ class Factorial:
         left_out: pairs of prompt and seed that are not finished in every setting.
         lacking: further pairs that a score lacks in some setting, by its name; if these are all
             pairs, it is not in ``scores``.
+        bounds: bounds of scores of one's own, by name.
     """
 
     levels: Mapping[str, Sequence[str]]
     scores: Mapping[str, ScoresByPlace]
     left_out: int
     lacking: Mapping[str, int] = field(default_factory=dict)
+    bounds: Bounds = field(default_factory=dict)
 
 
 def factorial_of(results: Sequence[RunResult]) -> Factorial | None:
@@ -129,7 +131,8 @@ def factorial_of(results: Sequence[RunResult]) -> Factorial | None:
     if not scores:
         return None
     found = set.union(*(set(rows) for rows in by_place.values()))
-    return Factorial(levels, scores, len(found - everywhere), lacking)
+    left_out = len(found - everywhere)
+    return Factorial(levels, scores, left_out, lacking, own_bounds(results))
 
 
 def effects_of(design: Factorial) -> list[Effect]:
@@ -150,8 +153,8 @@ def effects_of(design: Factorial) -> list[Effect]:
         pairs += itertools.product(first, second)
     options = list(design.levels)
     return [
-        _effect(name, scores, options, change, other)
-        for name, scores in design.scores.items()
+        _effect(name, design, options, change, other)
+        for name in design.scores
         for change, other in pairs
     ]
 
@@ -225,11 +228,12 @@ def _prompt_scores(result: RunResult) -> dict[Key, Mapping[str, Any]]:
 
 def _effect(
     score: str,
-    scores: ScoresByPlace,
+    design: Factorial,
     options: Sequence[str],
     change: Change,
     other: Change | None,
 ) -> Effect:
+    scores = design.scores[score]
     if other is None:
         values, sides = _main_effect(scores, options, change), 1
     else:
@@ -245,7 +249,7 @@ def _effect(
     units, by_seed = prompt_means(values), prompt_means({key[::-1]: values[key] for key in values})
     unit = "prompts" if len(units) > len(by_seed) else "seeds"
     units = units if unit == "prompts" else by_seed
-    least, most = metric_bounds(score)
+    least, most = metric_bounds(score, design.bounds)
     bounds = (least, most) if sides == 1 else (least - most, most - least)
     estimate = mean_estimate(list(units.values()), bounds, is_difference=True)
     return Effect(score, change, other, estimate, unit)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from limbeck.metrics.bounds import metric_bounds
+from limbeck.metrics.bounds import Bounds, metric_bounds, read_bounds
 from limbeck.metrics.estimate import Estimate, mean_estimate
 from limbeck.runs.report.run_data import RunData, read_run_data
 from limbeck.runs.report.tables import score_columns
@@ -262,7 +262,8 @@ class Setting:
         for row in self._prompt_means() if self.over_prompts else self._seed_means():
             for name, value in row.items():
                 values.setdefault(name, []).append(value)
-        return {name: mean_estimate(own, metric_bounds(name)) for name, own in values.items()}
+        bounds = own_bounds(self.results)
+        return {n: mean_estimate(own, metric_bounds(n, bounds)) for n, own in values.items()}
 
     def _seed_means(self) -> list[dict[str, float]]:
         """Scores of each seed, means over its runs."""
@@ -271,6 +272,12 @@ class Setting:
     def _prompt_means(self) -> list[dict[str, float]]:
         """Scores of each prompt, means over the runs."""
         return _means([pair for r in self.results for pair in r.prompt_scores.items()])
+
+
+def own_bounds(results: Sequence[RunResult]) -> Bounds:
+    """Bounds of scores of one's own in the evaluations of runs, by name."""
+    reports = [result.data.evaluation for result in results if result.data is not None]
+    return {name: ends for report in reports for name, ends in read_bounds(report).items()}
 
 
 def _means(rows: Sequence[tuple[Any, Mapping[str, float]]]) -> list[dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -227,6 +228,12 @@ def _load_own_score(name: str) -> ImageScore:
         raise ValueError(
             f"the score of {name} is called {score.metric!r}, which is no new name in lowercase: "
             'give the class another one with name = "..."'
+        )
+    low, high = score.bounds
+    if not (low < high and (math.isinf(low) == math.isinf(high))):
+        raise ValueError(
+            f"bounds of the score of {name} must be two finite numbers, the smaller one first, as "
+            f"(0, 1) of a share, not {score.bounds}"
         )
     return score
 

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.config.discovery import component_name
+from limbeck.metrics.bounds import Bounds
+from limbeck.metrics.intervals import UNBOUNDED, Interval
 from limbeck.metrics.square_images import fit_squares
 
 
@@ -21,9 +23,12 @@ class ImageScore(ABC):
         size: height and width of the square images that ``score`` takes; None: images as they are,
             those of one call equally large.
         pads: whether images are padded to a square with black, not cropped.
+        bounds: smallest and largest possible score, which intervals stay within; (0, 1) for a
+            share.
     """
 
     pads: ClassVar[bool] = False
+    bounds: ClassVar[Interval] = UNBOUNDED
     size: int | None = None
 
     @property
@@ -39,6 +44,11 @@ class ImageScore(ABC):
             images: images in [0, 1], on the CPU.
             prompts: the prompt of each.
         """
+
+
+def bounds_of(scores: Sequence[ImageScore]) -> Bounds:
+    """Bounds of the scores that have any, by name."""
+    return {score.metric: score.bounds for score in scores if score.bounds != UNBOUNDED}
 
 
 @torch.no_grad()
