@@ -46,7 +46,8 @@ def test_it_has_values_intervals_and_differences(tmp_path):
     (difference,) = report["differences"]
     found = difference["metrics"]["contrast"]
     assert [found[end] for end in ("value", "low", "high")] == pytest.approx([10 / 255] * 3)
-    assert report["judges"] == {"score": CONTRAST}
+    ((judge, digest),) = report["judges"].items()
+    assert judge == f"score {CONTRAST}" and len(digest) == 16
 
 
 def test_it_gets_each_image_with_its_prompt_and_images_of_one_size_at_a_time(tmp_path):
@@ -82,7 +83,15 @@ def test_it_gets_each_image_with_its_prompt_and_images_of_one_size_at_a_time(tmp
         ("    pass\n", "it defines no image score"),
         (
             "    name = 'object'\n    def score(self, images, prompts): pass\n",
-            "is called 'object', which is no new name",
+            "is called 'object', which is taken",
+        ),
+        (
+            "    name = 'seed'\n    def score(self, images, prompts): pass\n",
+            "is called 'seed', which is taken",
+        ),
+        (
+            "    name = 'my score'\n    def score(self, images, prompts): pass\n",
+            "which is not of lowercase letters, digits and _",
         ),
         (
             "    bounds = (1, 0)\n    def score(self, images, prompts): pass\n",
@@ -103,6 +112,16 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path, capsys, body, messag
     out, errors = capsys.readouterr()
     (line,) = errors.splitlines()
     assert message in line and not out
+
+
+def test_two_scores_of_one_name_are_refused(tmp_path, capsys):
+    images = image_folder(tmp_path / "images", [40, 80])
+    (tmp_path / "prompts.txt").write_text("a mug\na car\n")
+    body = "    name = 'contrast'\n    def score(self, images, prompts): pass\n"
+    path = score_file(tmp_path / "mine.py", body)
+    argv = ["eval", images, "--prompts", str(tmp_path / "prompts.txt"), "--score", CONTRAST, path]
+    assert main(argv) == 2
+    assert "two scores of --score are called 'contrast'" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_file_is_refused(tmp_path, capsys):
@@ -140,6 +159,10 @@ def test_a_sweep_has_the_metrics_of_its_evaluation_when_all_runs_do(tmp_path, ca
         for name in ("contrast", "log_p", "energy_distance", "saturation"):
             assert float(row[name]) == pytest.approx(own[name])
     page = (out / "report.html").read_text()
+    assert main(["eval", str(out / second)]) == 0  # without the score, which the first run has
+    assert main(["sweep", str(out / "sweep.yaml")]) == 0
+    assert "contrast" not in table_of(out)[0] and "log_p" not in table_of(out)[0]
+    assert "judged some runs by other networks or scores" in (out / "report.html").read_text()
     assert ">contrast<" in page and ">mean log p<" in page
     assert "With the metrics of limbeck eval" in page
 

@@ -27,6 +27,7 @@ from limbeck.sweeps.results import (
     RunResult,
     Setting,
     count_evaluated,
+    judges_of,
     option_values,
     setting_options,
     settings_of,
@@ -231,6 +232,11 @@ def _evaluated_text(results: Sequence[RunResult]) -> str:
     count, finished = count_evaluated(results), sum(r.state == "finished" for r in results)
     if not count:
         return ""
+    if len(judges_of(results)) > 1 and count == finished:
+        return (
+            "limbeck eval has judged some runs by other networks or scores than others: its "
+            "metrics are shown when it has judged all alike."
+        )
     if count == finished:
         return "With the metrics of limbeck eval; where both have one, it is that of limbeck eval."
     return (

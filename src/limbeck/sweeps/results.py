@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ TABLE_FILE = "results.csv"
 #: columns of the table that are neither options nor scores
 _FIRST_COLUMNS = ("run", "state", "prompt")
 _LAST_COLUMNS = ("evaluations", "seconds", "error")
+OTHER_COLUMNS = (*_FIRST_COLUMNS, *_LAST_COLUMNS)
 PROMPTS = "prompts"  #: key of the option that can give each run its own prompts
 UNFINISHED = ("running", "waiting")  #: states of a run that has not ended
 
@@ -141,7 +143,8 @@ class ResultReader:
             if state not in UNFINISHED:
                 self._ended[key] = result
             results.append(result)
-        if count_evaluated(results) < sum(result.state == "finished" for result in results):
+        judges = judges_of(results)
+        if len(judges) != 1 or "" in judges:
             return results  # means of some runs would differ by what is measured
         return [replace(result, is_evaluated=True) for result in results]
 
@@ -159,6 +162,17 @@ def count_evaluated(results: Sequence[RunResult]) -> int:
     """Number of finished runs that ``limbeck eval`` has evaluated."""
     finished = [result.data for result in results if result.state == "finished"]
     return sum(data is not None and bool(data.evaluated_prompts) for data in finished)
+
+
+def judges_of(results: Sequence[RunResult]) -> set[str]:
+    """What has judged the finished runs, the empty text standing for nothing."""
+    finished = [result.data for result in results if result.state == "finished"]
+    return {
+        json.dumps(data.evaluation.get("judges", {}), sort_keys=True)
+        if data is not None and data.evaluated_prompts
+        else ""
+        for data in finished
+    }
 
 
 def table_rows(results: Sequence[RunResult]) -> list[dict[str, Any]]:
@@ -213,9 +227,22 @@ def finished_runs(root: Path) -> list[str]:
     Args:
         root: folder of the sweep.
     """
-    path = root / TABLE_FILE
-    rows = list(csv.DictReader(io.StringIO(read_text(path)))) if path.is_file() else []
+    rows = _read_table(root)
     return list(dict.fromkeys(row["run"] for row in rows if row["state"] == "finished"))
+
+
+def count_runs(root: Path) -> int:
+    """Number of the runs in ``results.csv``, in whatever state.
+
+    Args:
+        root: folder of the sweep.
+    """
+    return len({row["run"] for row in _read_table(root)})
+
+
+def _read_table(root: Path) -> list[dict[str, str]]:
+    path = root / TABLE_FILE
+    return list(csv.DictReader(io.StringIO(read_text(path)))) if path.is_file() else []
 
 
 def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -121,13 +122,16 @@ def _runs_of(folder: Path, is_sweep: bool) -> list[Path]:
         ValueError: if a sweep has none.
     """
     from limbeck.runs.reopen import last_stage
-    from limbeck.sweeps.results import finished_runs
+    from limbeck.sweeps.results import count_runs, finished_runs
+    from limbeck.system.notices import notify
 
     if not is_sweep:
         return [last_stage(folder)]
     names = finished_runs(folder)
     if not names:
         raise ValueError(f"{folder} has no finished run: limbeck sweep {folder / 'sweep.yaml'}")
+    if left_out := count_runs(folder) - len(names):
+        notify(f"{left_out} of the runs of {folder} did not finish and are left out")
     return [last_stage(folder / name) for name in names]
 
 
@@ -207,7 +211,14 @@ def _load_scores(options: EvalOptions) -> tuple[ImageScore, ...]:
     models = [
         kind(model, pick_device(options.device)) for kind, model in given if model is not None
     ]
-    return (*(_load_own_score(name) for name in options.score), *models)
+    own = [_load_own_score(name) for name in options.score]
+    for number, score in enumerate(own):
+        if score.metric in {other.metric for other in own[:number]}:
+            raise ValueError(
+                f"two scores of --score are called {score.metric!r}: give one of the classes "
+                'another name with name = "..."'
+            )
+    return (*own, *models)
 
 
 def _load_own_score(name: str) -> ImageScore:
@@ -220,14 +231,20 @@ def _load_own_score(name: str) -> ImageScore:
     from limbeck.metrics.image_scores.base import ImageScore
     from limbeck.runs.report.image_metrics import IMAGE_METRICS
     from limbeck.runs.report.tables import SCORES
+    from limbeck.sweeps.planned_runs import ExtraOptions
+    from limbeck.sweeps.results import OTHER_COLUMNS
+    from limbeck.training.experiment import Experiment
 
+    options = (*Experiment.__dataclass_fields__, *ExtraOptions.__dataclass_fields__)
+    taken = {*IMAGE_METRICS, *SCORES, *OTHER_COLUMNS, *options}
     if not OWN_FILE.fullmatch(name):
         raise ValueError(f"--score takes FILE.py or FILE.py:Class, not {name!r}")
     score: ImageScore = find(ImageScore, name)()
-    if not re.fullmatch(r"[a-z]\w*", score.metric) or score.metric in {*IMAGE_METRICS, *SCORES}:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", score.metric) or score.metric in taken:
+        reason = "taken" if score.metric in taken else "not of lowercase letters, digits and _"
         raise ValueError(
-            f"the score of {name} is called {score.metric!r}, which is no new name in lowercase: "
-            'give the class another one with name = "..."'
+            f"the score of {name} is called {score.metric!r}, which is {reason}: give the class "
+            'another name with name = "..."'
         )
     low, high = score.bounds
     if not (low < high and (math.isinf(low) == math.isinf(high))):
@@ -249,7 +266,10 @@ def _judge_names(options: EvalOptions) -> dict[str, str]:
         "dino": options.dino,
     }
     names = {name: str(model) for name, model in given.items() if model is not None}
-    return names | {"score": " ".join(options.score)} if options.score else names
+    for score in options.score:  # the digest tells versions of a file apart
+        content = Path(score.rpartition(".py")[0] + ".py").read_bytes()
+        names[f"score {score}"] = hashlib.sha256(content).hexdigest()[:16]
+    return names
 
 
 def _load_judges(options: EvalOptions) -> ImageJudges:
