@@ -94,6 +94,15 @@ def test_it_gets_each_image_with_its_prompt_and_images_of_one_size_at_a_time(tmp
             "which is not of lowercase letters, digits and _",
         ),
         (
+            "    bounds = 1\n    def score(self, images, prompts): pass\n",
+            "must be two finite numbers",
+        ),
+        (
+            "    bounds = (0, 1)\n"
+            "    def score(self, images, prompts): return torch.full((2,), 1.5)\n",
+            "returned a value outside its bounds (0, 1) for 2 images",
+        ),
+        (
             "    bounds = (1, 0)\n    def score(self, images, prompts): pass\n",
             "must be two finite numbers",
         ),

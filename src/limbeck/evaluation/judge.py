@@ -196,10 +196,16 @@ def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvalua
             row |= mean_metrics(by_network)
             row["particles"] = [a | b for a, b in zip(own, by_network, strict=True)]
         rows.append(row)
+    report = _report(run, rows, judges) | frechet_metric(features)
+    return RunEvaluation(run_family(e), e.seed, report, features, images)
+
+
+def _report(run: FinishedRun, rows: Sequence[dict[str, Any]], judges: RunJudges) -> dict[str, Any]:
+    """Content of eval.json, but for the Frechet distance, from the metrics of each prompt."""
     bounds = bounds_of(judges.scores)
     intervals, unit = run_intervals(rows, bounds)
-    report = {
-        "step": e.steps,
+    return {
+        "step": run.experiment.steps,
         "cameras": {
             "rings": [list(ring) for ring in CAMERA_RINGS],
             "distance": run.cameras.distance[0].item(),
@@ -211,9 +217,7 @@ def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvalua
         "intervals": intervals,
         "interval_over": unit,
         **({"bounds": dict(bounds)} if bounds else {}),
-        **frechet_metric(features),
     }
-    return RunEvaluation(run_family(e), e.seed, report, features, images)
 
 
 def _judge_particles(

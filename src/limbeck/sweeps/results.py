@@ -69,7 +69,7 @@ class RunResult:
         if self.state != "finished" or self.data is None:
             return {}
         own = _numbers(self.data.scores.get("mean", {}))
-        rows = [_scores_of(row) for row in self.data.evaluated_prompts if self.is_evaluated]
+        rows = [_scores_of(row) for row in _evaluated_prompts(self.data) if self.is_evaluated]
         names = dict.fromkeys(name for row in rows for name in row)
         values = {name: [row[name] for row in rows if name in row] for name in names}
         return own | {name: math.fsum(found) / len(found) for name, found in values.items()}
@@ -91,9 +91,15 @@ class RunResult:
         rows = self.data.scores.get("prompts", [])
         if not self.is_evaluated:
             return list(rows)
-        evaluated = {str(row["prompt"]): row for row in self.data.evaluated_prompts}
+        evaluated = {str(row["prompt"]): row for row in _evaluated_prompts(self.data)}
         rows = rows or [{"prompt": prompt} for prompt in evaluated]
         return [dict(row) | _scores_of(evaluated.get(str(row["prompt"]), {})) for row in rows]
+
+
+def _evaluated_prompts(data: RunData) -> list[dict[str, Any]]:
+    """Metrics of eval.json by prompt; empty without one."""
+    found = data.evaluation
+    return list(found.get("by_prompt", found.get("prompts", [])))
 
 
 def _scores_of(row: Mapping[str, Any]) -> dict[str, float]:
@@ -161,7 +167,7 @@ class ResultReader:
 def count_evaluated(results: Sequence[RunResult]) -> int:
     """Number of finished runs that ``limbeck eval`` has evaluated."""
     finished = [result.data for result in results if result.state == "finished"]
-    return sum(data is not None and bool(data.evaluated_prompts) for data in finished)
+    return sum(data is not None and bool(_evaluated_prompts(data)) for data in finished)
 
 
 def judges_of(results: Sequence[RunResult]) -> set[str]:
@@ -169,7 +175,7 @@ def judges_of(results: Sequence[RunResult]) -> set[str]:
     finished = [result.data for result in results if result.state == "finished"]
     return {
         json.dumps(data.evaluation.get("judges", {}), sort_keys=True)
-        if data is not None and data.evaluated_prompts
+        if data is not None and _evaluated_prompts(data)
         else ""
         for data in finished
     }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -228,7 +226,7 @@ def _load_own_score(name: str) -> ImageScore:
         ValueError: if there is none, or if it has the name of another metric.
     """
     from limbeck.config.discovery import OWN_FILE, find
-    from limbeck.metrics.image_scores.base import ImageScore
+    from limbeck.metrics.image_scores.base import ImageScore, check_score_bounds
     from limbeck.runs.report.image_metrics import IMAGE_METRICS
     from limbeck.runs.report.tables import SCORES
     from limbeck.sweeps.planned_runs import ExtraOptions
@@ -246,17 +244,16 @@ def _load_own_score(name: str) -> ImageScore:
             f"the score of {name} is called {score.metric!r}, which is {reason}: give the class "
             'another name with name = "..."'
         )
-    low, high = score.bounds
-    if not (low < high and (math.isinf(low) == math.isinf(high))):
-        raise ValueError(
-            f"bounds of the score of {name} must be two finite numbers, the smaller one first, as "
-            f"(0, 1) of a share, not {score.bounds}"
-        )
+    check_score_bounds(score)
     return score
 
 
 def _judge_names(options: EvalOptions) -> dict[str, str]:
     """What was given as each network: values of two models are not comparable."""
+    from limbeck.config.discovery import find
+    from limbeck.leaderboard.execution.cell_files import code_digest
+    from limbeck.metrics.image_scores.base import ImageScore
+
     given = {
         "clip": options.clip,
         "pick_score": options.pick_score,
@@ -266,10 +263,9 @@ def _judge_names(options: EvalOptions) -> dict[str, str]:
         "dino": options.dino,
     }
     names = {name: str(model) for name, model in given.items() if model is not None}
-    for score in options.score:  # the digest tells versions of a file apart
-        content = Path(score.rpartition(".py")[0] + ".py").read_bytes()
-        names[f"score {score}"] = hashlib.sha256(content).hexdigest()[:16]
-    return names
+    # the digest tells versions of a file apart
+    own = {f"score {name}": code_digest(find(ImageScore, name))[:16] for name in options.score}
+    return names | own
 
 
 def _load_judges(options: EvalOptions) -> ImageJudges:

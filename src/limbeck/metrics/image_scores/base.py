@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -51,6 +52,22 @@ def bounds_of(scores: Sequence[ImageScore]) -> Bounds:
     return {score.metric: score.bounds for score in scores if score.bounds != UNBOUNDED}
 
 
+def check_score_bounds(score: ImageScore) -> None:
+    """Check that a score has no bounds, or two numbers.
+
+    Raises:
+        ValueError: if it has others.
+    """
+    match score.bounds:
+        case (int() | float() as low, int() | float() as high) if low < high:
+            if (math.isfinite(low) and math.isfinite(high)) or score.bounds == UNBOUNDED:
+                return
+    raise ValueError(
+        f"bounds of the score {score.metric} must be two finite numbers, the smaller one first, as "
+        f"(0, 1) of a share, not {score.bounds}"
+    )
+
+
 @torch.no_grad()
 def score_each(
     score: ImageScore, images: Sequence[Float[Tensor, "3 h w"]], prompts: Sequence[str]
@@ -86,9 +103,11 @@ def _check_values(score: ImageScore, found: Any, count: int) -> None:
         shape = f"a tensor of shape {list(found.shape)}"
     elif not bool(found.isfinite().all()):
         shape = "a value that is not finite"
+    elif bool((found < score.bounds[0]).any() | (found > score.bounds[1]).any()):
+        shape = f"a value outside its bounds {score.bounds}"
     else:
         return
     raise ValueError(
         f"the score {score.metric} returned {shape} for {count} images: it must return a tensor of "
-        f"shape [{count}] of finite numbers"
+        f"shape [{count}] of finite numbers, within its bounds if it has any"
     )

@@ -150,12 +150,6 @@ class RunData:
         found, steps = self._json("eval.json"), self.config.get("steps")
         return {} if self.unfinished or found.get("step", steps) != steps else found
 
-    @property
-    def evaluated_prompts(self) -> list[dict[str, Any]]:
-        """Metrics of eval.json by prompt; empty without one."""
-        found = self.evaluation
-        return list(found.get("by_prompt", found.get("prompts", [])))
-
     @cached_property
     def profile(self) -> dict[str, Any]:
         """profile.json; empty if there is none."""
