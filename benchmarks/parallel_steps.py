@@ -20,6 +20,7 @@ from torch import Tensor
 
 from limbeck import Experiment, ParallelSteps, Run, load
 from limbeck.diffusion.prior import Prior
+from limbeck.methods.sds import SDS
 from limbeck.metrics.estimate import Estimate, mean_estimate
 from limbeck.metrics.prompt_agreement import agreement
 from limbeck.training.model_defaults import default_experiment
@@ -32,14 +33,20 @@ SETTINGS = ((0.0, 1.0), (1e-4, 1.0), (1e-3, 1.0), (1e-2, 1.0), (1e-3, 0.9))
 
 
 def experiment(model: str, seed: int) -> Experiment:
-    """Return SDS with Limbeck's defaults, on held-out captions or on the exact prior's prompts."""
+    """Return SDS at guidance 7.5 on held-out captions, or at 100 on the exact prior's prompts."""
     prompts: tuple[str, ...] = ("a red disc", "a blue ring", "a green disc", "a yellow ring")
     steps = 200
     if model == "world":
         scenes = random_scenes(60, np.random.default_rng(311), unseen=True)
         prompts, steps = tuple(dict.fromkeys(full_captions(scenes)))[:16], 100
-    choices = {"model": model, "method": None, "representation": None}
-    return replace(default_experiment(prompts, choices), model=model, steps=steps, seed=seed)
+    method = SDS(7.5 if model == "world" else 100.0)
+    return replace(
+        default_experiment(prompts, {"model": model}),
+        method=method,
+        model=model,
+        steps=steps,
+        seed=seed,
+    )
 
 
 def particles(run: Run) -> Tensor:

@@ -22,6 +22,7 @@ RUN = [
     ("run ''", "a prompt is missing"),
     ("run '  '", "a prompt is missing"),
     ("run --prompts a", "--prompts has no name on the command line: limbeck run PROMPT"),
+    ("run --prompt a", "--prompt has no name on the command line: limbeck run PROMPT"),
     (f"run {TOY} --particles 0", "particles must be at least 1, not 0"),
     (f"run {TOY} --lr -1", "--lr must be at least 0, not -1.0"),
     (f"run {TOY} --lr 0", "--lr must be positive, not 0.0"),
@@ -40,7 +41,10 @@ RUN = [
     (f"run {TOY} --precision float8", "--precision must be one of auto, float32"),
     (f"run {TOY} --particles 100000000", "100,000,000 particles"),
     (f"run {TOY} --source-prompt a b c", "--source-prompt must be one text for all"),
-    (f"run {TOY} --negative-prompt zebra", "prompt 'zebra' names nothing of this model"),
+    (
+        f"run {TOY} --method.guidance 2 --negative-prompt zebra",
+        "prompt 'zebra' names nothing of this model",
+    ),
     (f"run {TOY} --method dds", "this method edits images"),
     (
         f"run {TOY} --method dds --source-prompt 'blue disc'",

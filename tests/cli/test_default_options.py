@@ -57,4 +57,4 @@ def test_what_is_given_wins(monkeypatch, tmp_path) -> None:
     assert of_the_command_line(monkeypatch, tmp_path, **given).method == SDS(100.0)
     assert of_python(monkeypatch, method=SDS()).method == SDS()
     other = of_the_command_line(monkeypatch, tmp_path, model="gaussians")
-    assert other.method == SDS() and other.representation == Experiment((PROMPT,)).representation
+    assert other.method == SDS(1.0) and other.representation == Experiment((PROMPT,)).representation

@@ -174,6 +174,9 @@ def test_a_sweep_has_the_metrics_of_its_evaluation_when_all_runs_do(tmp_path, ca
     assert "judged some runs by other networks or scores" in (out / "report.html").read_text()
     assert ">contrast<" in page and ">mean log p<" in page
     assert "With the metrics of limbeck eval" in page
+    named = sorted(map(str, out.glob("[!.]*")))  # as a shell expands sweep/*
+    assert main(["eval", *named]) == 0 and main(["report", *named]) == 0
+    assert "Comparison of 2 runs" in (out / "comparison.html").read_text()
 
 
 def test_intervals_of_a_share_stay_within_its_bounds_in_tables_and_sweeps(tmp_path):

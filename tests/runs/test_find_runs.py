@@ -72,6 +72,35 @@ def test_a_run_that_lacks_a_product_has_failed_until_its_command_is_repeated(
     assert found.state == "stopped"
 
 
+def test_a_run_that_an_error_stopped_has_failed_until_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "mine.py"
+    own.write_text(
+        "from dataclasses import dataclass\n"
+        "from limbeck.methods.sds import SDS\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(SDS):\n"
+        "    def __call__(self, prior, inputs, state):\n"
+        "        return super().__call__(prior, inputs, state) + missing\n",
+        encoding="utf-8",
+    )
+    command = ["run", "disc", "--model", "gaussians", "--method", "mine.py:Mine"]
+    command += ["--steps", "2", "--out", "runs/a"]
+    assert main(command) == 2
+    (found,) = find_runs(Path("runs"))
+    error = f"{own}:6, in Mine.__call__: NameError: name 'missing' is not defined"
+    assert found.state == "failed"
+    assert (found.folder / "error.txt").read_text(encoding="utf-8") == error + "\n"
+    assert found.data.unfinished == f"Unfinished: 0 of 2 steps. Stopped by an error: {error}"
+    assert "Stopped by an error" in (found.folder / "report.html").read_text(encoding="utf-8")
+    own.write_text(own.read_text(encoding="utf-8").replace(" + missing", ""), encoding="utf-8")
+    assert main(command) == 0
+    assert found.state == "finished" and not (found.folder / "error.txt").exists()
+    capsys.readouterr()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="processes are looked up on POSIX only")
 def test_a_run_whose_process_has_ended_is_stopped_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

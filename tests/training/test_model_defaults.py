@@ -58,7 +58,6 @@ def test_learning_rates_of_latents_are_for_latents(monkeypatch) -> None:
 @pytest.mark.parametrize(
     "chosen",
     [
-        {"model": "gaussians"},
         {"model": "some/folder"},
         {"method": "mine.py:Mine"},
         {"method": VSD()},
@@ -67,6 +66,15 @@ def test_learning_rates_of_latents_are_for_latents(monkeypatch) -> None:
 )
 def test_others_keep_the_options_of_the_papers(chosen) -> None:
     assert default_experiment(PROMPTS, chosen) == PLAIN
+
+
+@pytest.mark.parametrize("model", ["gaussians", "gaussians-flow", "dataset:some/folder"])
+def test_exact_priors_have_guidance_1(model) -> None:
+    e = default_experiment(PROMPTS, {"method": "vsd", "model": {"name": model}})
+    assert e.method == VSD(guidance=1.0) != VSD()
+    assert replace(e, method=PLAIN.method) == PLAIN
+    for method in ("csd", "dds"):  # without a guidance scale, and an edit
+        assert default_experiment(PROMPTS, {"method": method, "model": model}) == PLAIN
 
 
 @pytest.mark.parametrize("method", ["dmd2", "f-distill", "sid", "sim"])

@@ -60,9 +60,17 @@ def check_distinct(folders: Sequence[Path]) -> None:
             raise ValueError(f"{folder} is given twice{other}: name each folder once")
 
 
-def without_own_pages(given: Sequence[Path]) -> list[Path]:
-    """Leave out the page of an earlier comparison, which ``runs/*`` names beside the runs."""
-    return [path for path in given if path.name != "comparison.html" or not path.is_file()]
+def without_own_files(given: Sequence[Path]) -> list[Path]:
+    """Leave out what ``runs/*`` names beside runs: a page of a comparison, and files of a sweep."""
+    from limbeck.sweeps.sweep_file import LOGS, is_sweep_folder
+
+    sweeps = {path.parent for path in given if is_sweep_folder(path.parent)}
+    return [
+        path
+        for path in given
+        if not (path.name == "comparison.html" and path.is_file())
+        and not (path.parent in sweeps and (path.is_file() or path.name == LOGS))
+    ]
 
 
 def check_run_folder(folder: Path, experiment: Experiment) -> None:

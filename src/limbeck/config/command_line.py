@@ -269,7 +269,7 @@ def _refused_flag(word: str, found: Sequence[Option], prog: str, positional: str
     """The error for a word that begins with - and is no option of the command."""
     flag = word.partition("=")[0].replace("_", "-")
     noun = positional.removesuffix("s")
-    if positional and flag == f"--{positional}":
+    if positional and flag in (f"--{positional}", f"--{noun}"):
         return ValueError(f"{flag} has no name on the command line: {prog} {noun.upper()} ...")
     error = unknown_option(flag, [o for o in found if o.name != positional])
     is_text = " " in flag or (word[:2] != "--" and "Did you mean" not in str(error))

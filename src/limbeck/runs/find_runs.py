@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from limbeck.runs.error_file import ERROR_FILE
 from limbeck.runs.final_products import FAILURES
 from limbeck.runs.folder_state import FAILED_STEP
 from limbeck.runs.report.live import is_live
@@ -52,13 +53,15 @@ class FoundRun:
     def state(self) -> str:
         """``finished``, ``failed``, ``running`` or ``stopped``.
 
-        A run has failed if a value was not finite, or if it has taken all steps, but a product of
-        its end could not be written.
+        A run has failed if an error stopped it, or if it has taken all steps, but a product of its
+        end could not be written.
         """
         page, has_ended = self.folder / "report.html", (self.folder / "profile.json").exists()
         has_failed = has_ended and (self.folder / FAILURES).exists()
         if has_ended and not (page.exists() and is_live(page)):
             return "failed" if has_failed else "finished"
+        if (self.folder / ERROR_FILE).exists():  # which the next session removes
+            return "failed"
         # also while the same command tries again what has failed
         is_silent = time.time() - self.changed_at >= _SILENT_SECONDS
         if not is_silent and not holder_has_ended(self.folder):

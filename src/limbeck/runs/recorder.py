@@ -19,6 +19,7 @@ from limbeck.diffusion.prior import Prior
 from limbeck.graphics.export.png import NonFiniteImageError
 from limbeck.runs.box_contacts import BoxContacts
 from limbeck.runs.environment_file import record_environment
+from limbeck.runs.error_file import ERROR_FILE, write_error
 from limbeck.runs.failure_file import non_finite_step, write_failure
 from limbeck.runs.final_products import FinalProducts
 from limbeck.runs.folder_state import finished_message, is_finished, refuse_other_experiment
@@ -53,8 +54,8 @@ from limbeck.training.step import Step
 from limbeck.training.trainer import Run
 
 CHECKPOINT_SECONDS = 30.0  #: between checkpoints unless ``RecordingOptions`` sets their steps
-#: files that a killed run was writing, and that nothing but a run writes
-_LEFTOVERS = ("checkpoint.safetensors*.part", "images/*.part", "assets/*.part")
+#: what an earlier session leaves: files that it was writing when it was killed, and its error
+_LEFTOVERS = ("checkpoint.safetensors*.part", "images/*.part", "assets/*.part", ERROR_FILE)
 FLUSH_SECONDS = 1.0  #: time between writes of metrics and updates of the progress bar
 
 
@@ -176,9 +177,11 @@ class Recorder:
                 try:
                     self.run_loop()
                     return self.finish()
-                except Exception:
+                except Exception as error:
                     with suppress(Exception):  # of the writer, which may have failed first
                         self.writer.drain()
+                    with suppress(OSError):  # the disk may be full
+                        write_error(self.folder, error)
                     self.live_report.stop()
                     raise
         finally:

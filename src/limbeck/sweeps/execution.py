@@ -15,20 +15,18 @@ from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.graphics.export.png import NonFiniteImageError
 from limbeck.priors.loading import load
 from limbeck.runs.best_stage import choose_stage
+from limbeck.runs.error_file import error_summary
 from limbeck.runs.final_products import read_failures
 from limbeck.runs.folder_state import is_finished, refuse_other_experiment
 from limbeck.runs.recorder import record
 from limbeck.runs.recording_options import DEFAULT_RECORDING, RecordingOptions
 from limbeck.runs.stage import StagePosition
-from limbeck.system.files import one_line
 from limbeck.system.finite import NonFiniteError
 from limbeck.system.interrupt import raise_on_termination
 from limbeck.system.out_of_memory import is_out_of_memory
 from limbeck.training.collapse import DegenerateRunError
 from limbeck.training.experiment import Experiment
 from limbeck.training.resources import check_weights_fit
-
-_MAX_REASON = 600  #: characters of why a run failed; advice stands at the end of a message
 
 
 @dataclass(frozen=True)
@@ -110,17 +108,8 @@ def execute_run(task: RunTask) -> RunOutcome:
         return RunOutcome(task.name, "interrupted", "stopped after a checkpoint")
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
-        return RunOutcome(task.name, _kind_of(error), _describe(error))
+        return RunOutcome(task.name, _kind_of(error), error_summary(error))
     return RunOutcome(task.name, "error" if problems else "finished", "; ".join(problems))
-
-
-def _describe(error: Exception) -> str:
-    """The message of an error, and where it comes from if it was not raised for the user."""
-    if isinstance(error, ValueError | OSError | RuntimeError | MemoryError):
-        return one_line(error, _MAX_REASON)
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(last.filename).name}:{last.lineno}"
-    return f"{type(error).__name__}: {one_line(error, _MAX_REASON)} ({where})"
 
 
 def _execute_stages(task: RunTask) -> list[str]:

@@ -13,6 +13,7 @@ from limbeck.runs.report.tables import seconds_text
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.planned_runs import label_of
 from limbeck.sweeps.progress import SweepProgress
+from limbeck.sweeps.sweep_file import LOGS
 
 _REFRESH_SECONDS = 1.0
 _MAX_FAILED = 5  #: failed runs in the live table; the page lists all
@@ -28,7 +29,7 @@ def sweep_closing_lines(progress: SweepProgress) -> list[str]:
     for (kind, message), (first, *others) in alike.items():
         names = f"{first} and {len(others)} more" if others else first
         text = message if others else progress.failed[first].message
-        log = progress.root / "logs" / f"{first}.log"
+        log = progress.root / LOGS / f"{first}.log"
         lines.append(f"limbeck: {names} {kind}: {text}; see {log}")
     done, failed, total = len(progress.finished), len(progress.failed), len(progress.runs)
     counts = f"{done} of {total} runs finished, {failed} failed"

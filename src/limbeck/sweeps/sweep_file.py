@@ -31,6 +31,7 @@ from limbeck.system.folder_lock import LOCK_FILE
 from limbeck.training.experiment import Experiment
 
 SWEEP_FILE = "sweep.yaml"
+LOGS = "logs"  #: folder of what the runs print, in the folder of a sweep
 _SECTIONS = ("grid", "zip", "random", "seeds", "optuna")
 
 

@@ -20,7 +20,7 @@ from limbeck.sweeps.planned_runs import PlannedRun
 from limbeck.sweeps.progress import SweepProgress
 from limbeck.sweeps.repeated_failure import RepeatedFailure
 from limbeck.sweeps.sweep_checks import refuse_changed_files
-from limbeck.sweeps.sweep_file import SWEEP_FILE, sweep_to_yaml
+from limbeck.sweeps.sweep_file import LOGS, SWEEP_FILE, sweep_to_yaml
 from limbeck.system.files import write_text
 from limbeck.system.folder_lock import folder_lock
 
@@ -93,7 +93,7 @@ def execute_runs(
         progress.running, progress.num_waiting = engine.running(), engine.num_waiting()
         on_change(progress, None)
 
-    with closing(engine.run(queue, root / "logs", poll)) as ended:
+    with closing(engine.run(queue, root / LOGS, poll)) as ended:
         for outcome in ended:
             progress.running.discard(outcome.name)
             if outcome.kind == "finished":

@@ -1,7 +1,8 @@
 """Options of a run that are left out: those of the papers, or a model's own where it has some.
 
 A published guidance scale belongs to the model it was published for: 100 is common for SDS on
-Stable Diffusion and ruins images of the embedded model.
+Stable Diffusion and ruins images of the embedded model. On an exact prior any scale but 1 leaves
+the law that the prior is known for.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from limbeck.config.discovery import choices
 from limbeck.config.yaml import build
 from limbeck.diffusion.model_options import Model
 from limbeck.methods.base import EditMethod, Method
-from limbeck.priors.loading import EMBEDDED_MODELS
+from limbeck.priors.loading import EMBEDDED_MODELS, is_exact
 from limbeck.representations.base import RepresentationConfig
 from limbeck.training.experiment import Experiment
 from limbeck.world.pretrained import WEIGHTS
@@ -50,7 +52,7 @@ def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Exp
     name = tuned.get(_squash(names["method"]))
     is_embedded = names["model"] in EMBEDDED_MODELS
     if not is_embedded or name is None:
-        recipe = _recipe(names["method"], names["representation"], is_embedded)
+        recipe = _recipe(names)
         return build(Experiment, {"prompts": list(prompts), **recipe})
     options = dict(embedded_defaults()[name])
     options["method"] = {"name": name, **options.get("method", {})}
@@ -59,12 +61,14 @@ def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Exp
     return build(Experiment, {"prompts": list(prompts)} | options)
 
 
-def _recipe(method: str, representation: str, is_embedded: bool) -> Mapping[str, Any]:
+def _recipe(names: Mapping[str, str]) -> Mapping[str, Any]:
     """Options that belong to a method by its paper, with the method itself; often none.
 
     On the embedded model a method that edits images has its own options as in ``limbeck edit``, and
-    one whose paper sets the times, as solvers do, also these and the steps.
+    one whose paper sets the times, as solvers do, also these and the steps. On an exact prior the
+    guidance scale of the others is 1, as in ``limbeck bench --quick``.
     """
+    method, representation = names["method"], names["representation"]
     methods: Mapping[str, type[Method]] = choices(Method)
     representations: Mapping[str, type[RepresentationConfig]] = choices(RepresentationConfig)
     classes = {_squash(name): cls for name, cls in methods.items()}
@@ -76,12 +80,23 @@ def _recipe(method: str, representation: str, is_embedded: bool) -> Mapping[str,
     recipe = dict(found.recipe(is_3d))
     if representation != _LEFT_OUT["representation"]:
         recipe.pop("representation", None)  # learning rates of latents
-    if is_embedded and issubclass(found, EditMethod) and found.optimizes == "images":
-        names = {"steps", *recipe} if recipe else set()
+    if names["model"] in EMBEDDED_MODELS and _edits_images(found):
+        settings = {"steps", *recipe} if recipe else set()
         edit = {"method": {}, **found.edit_recipe("small")}
-        recipe |= {name: edit[name] for name in names if name in edit}
+        recipe |= {setting: edit[setting] for setting in settings if setting in edit}
         recipe["method"] = {"name": method, **edit["method"]}
+    if is_exact(names["model"]) and _is_guided(found):
+        recipe["method"] = {"name": method, "guidance": 1.0, **recipe.get("method", {})}
     return {"method": method, **recipe} if recipe else {}
+
+
+def _edits_images(method: type[Method]) -> TypeGuard[type[EditMethod]]:
+    return issubclass(method, EditMethod) and method.optimizes == "images"
+
+
+def _is_guided(method: type[Method]) -> bool:
+    """Whether it makes images from a prompt alone and has a guidance scale."""
+    return not issubclass(method, EditMethod) and "guidance" in {f.name for f in fields(method)}
 
 
 def _name(chosen: Any, default: str) -> str:

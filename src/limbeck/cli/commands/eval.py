@@ -73,7 +73,7 @@ class EvalOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck eval``: print tables, and write eval.json of each run into its folder."""
-    from limbeck.cli.run_folder import check_distinct, check_new_file, without_own_pages
+    from limbeck.cli.run_folder import check_distinct, check_new_file, without_own_files
     from limbeck.config.command_line import parse
     from limbeck.runs.find_runs import find_folder
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.sweeps.sweep_file import SWEEP_FILE, is_sweep_folder
     from limbeck.system.notices import notify
 
-    given = [find_folder(folder) for folder in without_own_pages(options.folders)]
+    given = [find_folder(folder) for folder in without_own_files(options.folders)]
     sweeps = [folder for folder in given if is_sweep_folder(folder)]
     folders = [run for folder in given for run in _runs_of(folder, folder in sweeps)]
     check_distinct(folders)

@@ -23,7 +23,7 @@ class ReportOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck report``: write the report and print its path."""
-    from limbeck.cli.run_folder import check_distinct, without_own_pages
+    from limbeck.cli.run_folder import check_distinct, without_own_files
     from limbeck.config.command_line import parse
     from limbeck.runs.find_runs import find_folder
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     (options,) = parse([(ReportOptions, None)], argv, "limbeck report", about, "folders")
     if not options.folders:
         raise ValueError("a run folder is missing: limbeck report runs/NAME [runs/OTHER ...]")
-    folders = [find_folder(folder) for folder in without_own_pages(options.folders)]
+    folders = [find_folder(folder) for folder in without_own_files(options.folders)]
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"no run folder {folder}")

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import yaml
 
 from limbeck.config.strict_yaml import parse_yaml
+from limbeck.runs.error_file import read_error
 from limbeck.runs.final_products import read_failures
 from limbeck.runs.images import (
     COLORBAR_WIDTH,
@@ -180,11 +181,13 @@ class RunData:
 
     @property
     def unfinished(self) -> str:
-        """Progress of an unfinished run; empty for a finished one."""
+        """Progress of an unfinished run, and its error; empty for a finished one."""
         if (self.path / "profile.json").exists():
             return ""
         step = self.metrics[-1]["step"] if self.metrics else 0
-        return f"Unfinished: {step} of {self.config.get('steps')} steps."
+        text = f"Unfinished: {step} of {self.config.get('steps')} steps."
+        error = read_error(self.path)
+        return f"{text} Stopped by an error: {error}" if error else text
 
     @property
     def notices(self) -> list[str]:
