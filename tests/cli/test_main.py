@@ -20,6 +20,7 @@ import limbeck.runs.recorder
 import limbeck.runs.report.pages
 from limbeck.cli.main import main
 from limbeck.config.yaml import read_yaml
+from limbeck.methods.sds import SDS
 from limbeck.runs import sample_recorder
 from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.run_command import default_run_folder
@@ -189,7 +190,7 @@ def test_a_run_is_resumed_and_another_one_refused(
     out = str(tmp_path / "x")
     assert main(["run", "red disc", *TOY, "--out", out]) == 0
     written = read_yaml(Experiment, tmp_path / "x" / "run.yaml")
-    assert written == Experiment(("red disc",), model="gaussians", steps=2)
+    assert written == Experiment(("red disc",), model="gaussians", method=SDS(1.0), steps=2)
     final = (tmp_path / "x" / "final.png").read_bytes()
     assert main(["run", "--config", f"{out}/run.yaml", "--device", "cpu", "--out", out]) == 0, (
         "a finished run is not touched"
@@ -355,7 +356,7 @@ def test_arguments_of_record(
     monkeypatch.setattr(limbeck.runs.recorder, "record", fake)
     monkeypatch.chdir(tmp_path)
     assert main(["run", "red disc", *TOY, "--image-every", "25"]) == 0
-    experiment = Experiment(("red disc",), model="gaussians", steps=2)
+    experiment = Experiment(("red disc",), model="gaussians", method=SDS(1.0), steps=2)
     command = "limbeck run 'red disc' --model gaussians --device cpu --steps 2 --image-every 25"
     assert arguments == {
         "folder": default_run_folder(experiment),

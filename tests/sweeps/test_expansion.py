@@ -30,7 +30,7 @@ seeds: 1:3
 
 
 def options_of(words: list[str]) -> list[dict]:
-    sweep, _, _ = read_command([*TOY, *words])
+    sweep = read_command([*TOY, *words]).sweep
     return [dict(run.options) for run in plan_runs(sweep, "--")]
 
 
@@ -106,7 +106,7 @@ def test_ranges_of_integers():
 def test_values_of_two_words_and_switches():
     found = options_of(["--representation.size", "16", "16", "32", "16"])
     assert [o["representation.size"] for o in found] == [["16", "16"], ["32", "16"]]
-    sweep, _, _ = read_command([*TOY, "--timesteps.no-per-row", "--method.guidance", "1", "2"])
+    sweep = read_command([*TOY, "--timesteps.no-per-row", "--method.guidance", "1", "2"]).sweep
     stages = [run.stages[""] for run in plan_runs(sweep, "--")]
     assert [stage.timesteps.per_row for stage in stages] == [False, False]
     assert [o["timesteps.per_row"] for o in options_of(["--timesteps.per-row", "true", "false"])]
@@ -114,7 +114,7 @@ def test_values_of_two_words_and_switches():
 
 def test_options_of_one_method_may_vary_beside_another_that_has_them():
     words = ["--method", "vsd", "esd", "--method.critic", "lora", "--method.critic.rank", "2", "4"]
-    sweep, _, _ = read_command([*TOY, *words])
+    sweep = read_command([*TOY, *words]).sweep
     ranks = [run.stages[""].method.critic.rank for run in plan_runs(sweep, "--")]
     assert ranks == [2, 4, 2, 4]
 
@@ -122,7 +122,8 @@ def test_options_of_one_method_may_vary_beside_another_that_has_them():
 def test_a_file_and_the_command_line_over_it(tmp_path: Path):
     path = tmp_path / "study.yaml"
     path.write_text(FILE, encoding="utf-8")
-    sweep, _, file = read_command([str(path), "--method.guidance", "3"])
+    command = read_command([str(path), "--method.guidance", "3"])
+    sweep, file = command.sweep, command.file
     assert file == path
     stages = [run.stages[""] for run in plan_runs(sweep)]
     assert [s.seed for s in stages] == [1, 1, 1, 1, 2, 2, 2, 2]  # 1:3 is no number of base 60
@@ -137,7 +138,7 @@ def test_a_learning_rate_of_the_command_line_replaces_its_other_name(tmp_path: P
     path = tmp_path / "study.yaml"
     for given, option in (("lr: 0.1", "representation.lr"), ("representation.lr: 0.1", "lr")):
         path.write_text(f"prompts: [red disc]\nmodel: gaussians\n{given}\n", encoding="utf-8")
-        sweep, _, _ = read_command([str(path), f"--{option}", "0.2", "0.3"])
+        sweep = read_command([str(path), f"--{option}", "0.2", "0.3"]).sweep
         runs = plan_runs(sweep)
         assert [run.stages[""].representation.lr for run in runs] == [0.2, 0.3]
         assert [run.options[option] for run in runs] == [0.2, 0.3]
@@ -149,7 +150,7 @@ def test_the_draws_of_a_file_keep_their_seed_unless_another_is_given(tmp_path: P
     path.write_text(f"prompts: [red disc]\nmodel: gaussians\n{draws}\n", encoding="utf-8")
 
     def rates(*words: str) -> list[float]:
-        sweep, _, _ = read_command([str(path), *words])
+        sweep = read_command([str(path), *words]).sweep
         return [run.options["lr"] for run in plan_runs(sweep)]
 
     assert rates("--random", "3")[:2] == rates() == rates("--random-seed", "5")
@@ -168,10 +169,10 @@ def test_another_component_drops_the_options_of_the_one_of_the_file(tmp_path: Pa
         (["sds", "--method.guidance", "2"], {"method": "sds", "method.guidance": 2}),
         (["vsd"], {"method": "vsd", "method.critic": "exact", "method.guidance": 3}),
     ):
-        sweep, _, _ = read_command([str(path), "--method", *words])
+        sweep = read_command([str(path), "--method", *words]).sweep
         assert {k: v for k, v in sweep.fixed.items() if k.startswith("method")} == fixed
         assert len(plan_runs(sweep)) == 1
-    sweep, _, _ = read_command([str(path), "--method", "sds", "sjc"])
+    sweep = read_command([str(path), "--method", "sds", "sjc"]).sweep
     assert len(plan_runs(sweep)) == 2 and "method.critic" not in sweep.fixed
 
 
@@ -179,7 +180,7 @@ def test_seeds_of_the_command_line_replace_those_of_a_grid(tmp_path: Path):
     path = tmp_path / "study.yaml"
     path.write_text("prompts: [red disc]\nmodel: gaussians\ngrid: {seed: [0, 1]}\n", "utf-8")
     for words, seeds in ((["5:8"], [5, 6, 7]), (["5"], [5])):
-        sweep, _, _ = read_command([str(path), "--seed", *words])
+        sweep = read_command([str(path), "--seed", *words]).sweep
         assert [run.stages[""].seed for run in plan_runs(sweep)] == seeds
 
 
@@ -195,9 +196,9 @@ def test_texts_of_a_file_are_no_ranges(tmp_path: Path):
 
 
 def test_the_written_file_is_the_same_sweep(tmp_path: Path):
-    sweep, _, _ = read_command(
+    sweep = read_command(
         [*TOY, "--lr", "log:0.01:1", "--random", "3", "--seed", "0:2", "--method", "sds", "sjc"]
-    )
+    ).sweep
     path = tmp_path / "sweep.yaml"
     path.write_text(sweep_to_yaml(sweep), encoding="utf-8")
     again = read_sweep(path)
@@ -213,12 +214,12 @@ def test_runs_with_the_same_hash_by_chance_are_refused(monkeypatch):
 
 
 def test_identical_experiments_are_planned_once():
-    sweep, _, _ = read_command([*TOY, "--method.guidance", "7.5", "7.50", "1", "--seed", "0", "0"])
+    sweep = read_command([*TOY, "--method.guidance", "7.5", "7.50", "1", "--seed", "0", "0"]).sweep
     assert sweep.count == 6 and len(plan_runs(sweep, "--")) == 2
 
 
 def test_the_name_of_a_run_says_its_options():
-    sweep, _, _ = read_command([*TOY, "--method", "sds", "sjc", "--method.guidance", "1", "7.5"])
+    sweep = read_command([*TOY, "--method", "sds", "sjc", "--method.guidance", "1", "7.5"]).sweep
     names = [run.name.rpartition("-")[0] for run in plan_runs(sweep, "--")]
     assert names == ["sds-guidance-1", "sds-guidance-7.5", "sjc-guidance-1", "sjc-guidance-7.5"]
 
@@ -226,7 +227,7 @@ def test_the_name_of_a_run_says_its_options():
 def test_long_options_are_cut_in_the_name_of_a_run_and_its_seed_is_not():
     text = "a very long prompt of a duck that sits on grass in the evening sun beside a pond"
     words = ["a duck", "--method.guidance", "2", "3", "--negative-prompt", text, f"{text} again"]
-    sweep, _, _ = read_command([*words, "--seed", "3", "4", "--optimizer.eps", "1e-8", "1e-15"])
+    sweep = read_command([*words, "--seed", "3", "4", "--optimizer.eps", "1e-8", "1e-15"]).sweep
     names = [run.name for run in plan_runs(sweep, "--")]
     assert len(set(names)) == len(names) == 16
     for name in names:
@@ -235,7 +236,7 @@ def test_long_options_are_cut_in_the_name_of_a_run_and_its_seed_is_not():
 
 
 def test_presets_are_options_too():
-    sweep, _, _ = read_command(["a red mug", "--preset", "dreamfusion", "lucid-splats"])
+    sweep = read_command(["a red mug", "--preset", "dreamfusion", "lucid-splats"]).sweep
     one, two = plan_runs(sweep, "--")
     assert list(one.stages) == [""] and len(two.stages) == 2
     first, second = two.experiments(Path("out")).items()

@@ -11,8 +11,10 @@ import shlex
 import pytest
 from mortal_method import files_of, method_file, table_of
 
+from limbeck.cli.judge_options import JudgeOptions
 from limbeck.cli.main import main
 from limbeck.cli.sweep_command_line import read_command
+from limbeck.cli.sweep_judge import check_score
 from limbeck.runs.run_command import read_run_command
 from limbeck.sweeps.engines.process_pool import ProcessPool
 from limbeck.sweeps.execution import RunOutcome
@@ -222,7 +224,10 @@ def test_what_cannot_be_searched_for_is_refused(capsys, tmp_path, monkeypatch):
         assert message in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(ValueError, match="--maximize beauty: no such score; there are object"):
-        check_search(search_of(2, search=Search("beauty")))
+        check_score(Search("beauty"), JudgeOptions())
+    with pytest.raises(ValueError, match=r"clip_score needs a network: .* with --clip"):
+        check_score(Search("clip_score"), JudgeOptions())
+    check_score(Search("clip_score"), JudgeOptions(clip="openai/clip-vit-base-patch32"))
     with pytest.raises(ValueError, match="one range or a list"):
         check_search(search_of(2, search=Search("object"), random={"lr": (Range("log", 1, 2), 3)}))
     with pytest.raises(ValueError, match="method is in grid or zip"):
@@ -258,7 +263,7 @@ def test_a_search_is_read_from_the_file_that_it_writes(tmp_path):
 def test_a_search_of_a_command_line_is_continued_from_its_file(tmp_path, monkeypatch):
     words = ["red disc", "blue ring", "--model", "gaussians", "--representation", "latents"]
     words += ["--representation.size", "8", "8", "--timesteps.t-max", "uniform:0.5:0.9999999"]
-    typed = read_command([*words, "--optuna", "3", "--maximize", "saturation"])[0]
+    typed = read_command([*words, "--optuna", "3", "--maximize", "saturation"]).sweep
     path = tmp_path / "sweep.yaml"
     path.write_text(sweep_to_yaml(typed), encoding="utf-8")
     assert read_sweep(path).random == typed.random, "all digits are written"

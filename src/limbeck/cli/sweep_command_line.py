@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from limbeck.cli.judge_options import JudgeOptions
 from limbeck.config.command_line import Option, list_options, parse, unknown_option
 from limbeck.config.discovery import union_members
 from limbeck.config.yaml import describe_type
@@ -39,6 +40,9 @@ SHORT_HELP = (
     "retries",
     "ray",
     "slurm",
+    "eval",
+    "clip",
+    "score",
     "rows",
     "columns",
     "out",
@@ -66,7 +70,8 @@ class SweepOptions:
         random_seed: seed of the random draws, or of Optuna; by default that of the file, or 0.
         optuna: number of settings that Optuna tries to find the best one, from the options with
             several values or a range; 0 not to search.
-        maximize: score of results.csv that the search is for, such as object.
+        maximize: score of results.csv that the search is for, such as object, or a metric of
+            limbeck eval.
         minimize: the same for a score that is to be small.
         workers: runs at a time; 0 for one per GPU, or per core on a CPU.
         retries: further attempts for a run that is killed, runs out of memory or fails.
@@ -79,6 +84,8 @@ class SweepOptions:
         gpus_per_run: GPUs of a run on a cluster, 0.5 for two runs on each; by default one if there
             are any.
         cpus_per_run: cores of a run on a cluster.
+        eval: evaluate each run when it has finished, as limbeck eval does; the options of networks
+            and scores imply it.
         rows: option of the rows of the image matrix in report.html.
         columns: option of its columns.
         out: folder of the sweep; by default it is named after the file, or after the prompt and the
@@ -104,6 +111,7 @@ class SweepOptions:
     minutes_per_run: int = field(default=0, metadata={"minimum": 0})
     gpus_per_run: float | None = field(default=None, metadata={"minimum": 0})
     cpus_per_run: int = field(default=1, metadata={"minimum": 1})
+    eval: bool = False
     rows: str = ""
     columns: str = ""
     out: Path | None = None
@@ -114,18 +122,35 @@ class SweepOptions:
     dry_run: bool = False
 
 
-def read_command(argv: Sequence[str]) -> tuple[Sweep, SweepOptions, Path | None]:
-    """The sweep of a command line, its options, and the file that it is read from, if any.
+@dataclass(frozen=True)
+class SweepCommand:
+    """A command line of ``limbeck sweep``.
+
+    Attributes:
+        sweep: the runs.
+        options: how they are executed and shown.
+        judges: what judges them when they have finished.
+        file: file that the sweep is read from, if any.
+    """
+
+    sweep: Sweep
+    options: SweepOptions
+    judges: JudgeOptions
+    file: Path | None
+
+
+def read_command(argv: Sequence[str]) -> SweepCommand:
+    """Read a command line.
 
     Raises:
         ValueError: if an option is unknown, has no value, or does not go with the others.
         SystemExit: after the help.
     """
     loose, groups = split_words(argv)
-    own = {option.flag for option in list_options(SweepOptions)}
+    own = {option.flag for cls in (SweepOptions, JudgeOptions) for option in list_options(cls)}
     own |= {flag.replace("--", "--no-", 1) for flag in own}
     words = [word for flag, values in groups if flag in own for word in (flag, *values)]
-    (options,) = parse([(SweepOptions, None)], words)
+    options, judges = parse([(SweepOptions, None), (JudgeOptions, None)], words)
     groups = [(flag, values) for flag, values in groups if flag not in own]
     file = Path(loose[0]) if loose and loose[0].endswith(FILES) else None
     if file is not None and loose[1:]:
@@ -152,7 +177,8 @@ def read_command(argv: Sequence[str]) -> tuple[Sweep, SweepOptions, Path | None]
         draws = {"draws": number, "search": search}
     if options.random_seed is not None:
         draws["draw_seed"] = options.random_seed
-    return base.with_options(fixed, **{kind: varied}, seeds=seeds, **draws), options, file
+    sweep = base.with_options(fixed, **{kind: varied}, seeds=seeds, **draws)
+    return SweepCommand(sweep, options, judges, file)
 
 
 def _search_of(options: SweepOptions) -> Search | None:
@@ -265,7 +291,7 @@ def _options_of_runs(
         sections = [(ExtraOptions, extra), (Experiment, next(iter(stages.values()), None))]
         if set(HELP) & set(argv):
             asked = [word for flag, own in groups if flag in HELP for word in (flag, *own)]
-            shown: list[tuple[type, Any]] = [(SweepOptions, None), *sections]
+            shown: list[tuple[type, Any]] = [(SweepOptions, None), (JudgeOptions, None), *sections]
             about = " ".join(ABOUT.split())
             parse(shown, [*words, *asked], "limbeck sweep", about, "prompts", SHORT_HELP)
         for cls, default in sections:

@@ -14,6 +14,19 @@ from limbeck.metrics.feature_diversity import feature_diversity
 from limbeck.metrics.image_statistics import clipped, diversity, saturation, total_variation
 from limbeck.metrics.prompt_agreement import agreement
 from limbeck.world.prompt_parser import judgeable_attributes
+from limbeck.world.scene import ATTRIBUTES
+
+#: names of all of them
+RUN_SCORES = (
+    *ATTRIBUTES,
+    "all",
+    "rejected",
+    "saturation",
+    "clipped",
+    "total_variation",
+    "diversity",
+    "feature_diversity",
+)
 
 
 @torch.no_grad()

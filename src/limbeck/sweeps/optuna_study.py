@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.metrics.bounds import metric_bounds
-from limbeck.runs.report.run_data import read_run_data
-from limbeck.runs.report.tables import SCORES
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import SEED, Draw, Range, Sweep
 from limbeck.sweeps.planned_runs import PlannedRun, format_option, plan_points, with_found_names
+from limbeck.sweeps.results import read_finished
 from limbeck.system.extras import require_package
 from limbeck.system.notices import notify
 
@@ -27,13 +26,9 @@ def check_search(sweep: Sweep) -> None:
 
     Raises:
         ModuleNotFoundError: if Optuna is not installed.
-        ValueError: if there is no such score, or if a range stands beside other values.
+        ValueError: if a range stands beside other values.
     """
     require_package("optuna")
-    search = sweep.search
-    if search is not None and search.score not in SCORES:
-        known = ", ".join(SCORES)
-        raise ValueError(f"--{search.word} {search.score}: no such score; there are {known}")
     for key, values in sweep.random.items():
         ranges = [value for value in values if isinstance(value, Range)]
         if ranges and len(values) > 1:
@@ -51,14 +46,16 @@ class OptunaStudy:
     Args:
         sweep: the sweep, with a ``search``.
         root: its folder.
+        is_judged: whether the metrics of eval.json count, which every finished run then has.
     """
 
-    def __init__(self, sweep: Sweep, root: Path):
+    def __init__(self, sweep: Sweep, root: Path, is_judged: bool = False):
         import optuna
         from optuna.storages.journal import JournalFileBackend
 
         assert sweep.search is not None
         self.sweep, self.search, self.root = sweep, sweep.search, root
+        self.is_judged = is_judged
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         root.mkdir(parents=True, exist_ok=True)
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(root / STUDY_FILE)))
@@ -176,9 +173,7 @@ class OptunaStudy:
 
     def _score(self, run: PlannedRun) -> float | None:
         """The score of a run; None if it has none, or one that could not be computed."""
-        mean = read_run_data(run.folders(self.root)[-1]).scores.get("mean", {})
-        value = mean.get(self.search.score)
-        return None if value is None else float(value)
+        return read_finished(run, self.root, self.is_judged).mean_scores.get(self.search.score)
 
     def _accepted_runs(self, trials: Sequence[Any]) -> list[PlannedRun]:
         """The runs of trials, without the trials whose combination of values is refused."""

@@ -164,6 +164,18 @@ class ResultReader:
         return RunResult(run, state, message, folder, last, tuple(earlier))
 
 
+def read_finished(run: PlannedRun, root: Path, is_evaluated: bool) -> RunResult:
+    """The result of a run that has finished.
+
+    Args:
+        run: the run.
+        root: folder of the sweep.
+        is_evaluated: whether its metrics of ``limbeck eval`` count.
+    """
+    folder = run.folders(root)[-1]
+    return RunResult(run, "finished", "", folder, read_run_data(folder), (), is_evaluated)
+
+
 def count_evaluated(results: Sequence[RunResult]) -> int:
     """Number of finished runs that ``limbeck eval`` has evaluated."""
     finished = [result.data for result in results if result.state == "finished"]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 
 from limbeck.diffusion.model_options import Model
 from limbeck.priors.loading import is_exact
@@ -32,6 +33,7 @@ def run_sweep(
     recording: RecordingOptions = DEFAULT_RECORDING,
     command: str = "",
     on_change: Callable[[SweepProgress, RunOutcome | None], None] = lambda progress, outcome: None,
+    judge: Callable[[Path], None] | None = None,
 ) -> None:
     """Run what is not finished yet.
 
@@ -44,15 +46,17 @@ def run_sweep(
         command: command line, for the record.
         on_change: called several times a second with the state, and with the outcome of each run
             when it ends.
+        judge: called with the folder of each finished run, also of earlier sessions, before its
+            scores are read.
     """
     root = progress.root
     with folder_lock(root):
         write_text(root / SWEEP_FILE, sweep_to_yaml(sweep))
         study = None
         if sweep.search is not None:
-            study = OptunaStudy(sweep, root)
+            study = OptunaStudy(sweep, root, judge is not None)
             refuse_changed_files(study.earlier_runs(), root)
-        execute_runs(progress, engine, recording, command, on_change, study)
+        execute_runs(progress, engine, recording, command, on_change, study, judge)
 
 
 def execute_runs(
@@ -62,6 +66,7 @@ def execute_runs(
     command: str = "",
     on_change: Callable[[SweepProgress, RunOutcome | None], None] = lambda progress, outcome: None,
     study: OptunaStudy | None = None,
+    judge: Callable[[Path], None] | None = None,
 ) -> None:
     """Execute the runs that are not finished, in a folder that the caller holds.
 
@@ -72,16 +77,27 @@ def execute_runs(
         command: command line, for the record.
         on_change: as for ``run_sweep``.
         study: chooses further runs; None without a search.
+        judge: as for ``run_sweep``.
     """
     root = progress.root
     known = read_failed_runs(root)
     template = RunTask("", (), engine.device, 0, recording, command)
     queue: list[RunTask] = []
+    judged: set[str] = set()
+
+    def judge_finished() -> None:
+        if judge is None:
+            return
+        unjudged = progress.finished - judged
+        for run in [run for run in progress.runs if run.name in unjudged]:
+            judge(run.folders(root)[-1])
+            judged.add(run.name)
 
     def add(runs: Sequence[PlannedRun]) -> None:
         known_names = {run.name for run in progress.runs}
         progress.runs += [run for run in runs if run.name not in known_names]
         queue.extend(_pending_tasks(progress, runs, known, template))
+        judge_finished()
 
     add(progress.runs)
     if study is not None:
@@ -98,6 +114,7 @@ def execute_runs(
             progress.running.discard(outcome.name)
             if outcome.kind == "finished":
                 progress.finished.add(outcome.name)
+                judge_finished()
             else:
                 progress.failed[outcome.name] = outcome
             unfinished = {n: o for n, o in known.items() if n not in progress.finished}

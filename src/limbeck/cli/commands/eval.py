@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.cli.judge_options import JudgeOptions
+
 if TYPE_CHECKING:
     from limbeck.evaluation.edit_sets import EditFiles
     from limbeck.evaluation.image_evaluation import ImageJudges
-    from limbeck.metrics.clip import CLIPSimilarity
-    from limbeck.metrics.image_scores.base import ImageScore
     from limbeck.metrics.inception import InceptionFeatures
     from limbeck.metrics.structure_distance import DinoKeys
 
@@ -30,25 +29,14 @@ class EvalOptions:
             to prompts; docs/prompts.md has prompt sets.
         reference: folder of true images, for KID, CMMD, Frechet distance, precision, recall,
             density and coverage of images; or world, for renders of what the prompts say.
-        clip: folder or hub id of a CLIPModel with its tokenizer, for CLIP score and CLIP
-            R-Precision; sets of images are then compared in its features.
         inception: inception-2015-12-05.pt, in whose features sets of images are then compared: the
             Frechet distance is FID.
-        pick_score: folder or hub id of the CLIPModel of PickScore with its tokenizer, such as
-            yuvalkirstain/PickScore_v1.
-        hps: the same of HPSv2, such as adams-story/HPSv2-hf.
-        image_reward: folder or hub id of ImageReward.pt, such as THUDM/ImageReward.
-        score: files with scores of images of your own, FILE.py or FILE.py:Class; docs/eval.md has
-            an example.
         source_images: folder of the source images of edits, in their order, or one image file for
             all. Runs of edits know their own.
         masks: the same of masks, white where an edit may change its image.
         dino: folder or hub id of a ViTModel of DINO, such as facebook/dino-vitb8, for the structure
             distance of edits.
         lpips: also LPIPS outside the masks, by the package lpips, which you install yourself.
-        texts: file of the texts that CLIP R-Precision compares each prompt with, in the formats of
-            --prompts; by default the prompts of all folders and, in 3D, the other objects of the
-            world.
         out: .json file to write the results of --prompts to.
         device: auto, cpu, cuda, cuda:N or mps.
     """
@@ -56,17 +44,11 @@ class EvalOptions:
     folders: tuple[Path, ...] = ()
     prompts: Path | None = None
     reference: Path | None = None
-    clip: str | None = None
     inception: Path | None = None
-    pick_score: str | None = None
-    hps: str | None = None
-    image_reward: str | None = None
-    score: tuple[str, ...] = ()
     source_images: Path | None = None
     masks: Path | None = None
     dino: str | None = None
     lpips: bool = False
-    texts: Path | None = None
     out: Path | None = None
     device: str = "auto"
 
@@ -81,18 +63,17 @@ def main(argv: Sequence[str]) -> None:
         "Evaluate finished runs in their FOLDERs: write eval.json into each, and print a table. "
         "With --prompts FILE, evaluate FOLDERs of images that any tool made."
     )
-    (options,) = parse([(EvalOptions, None)], argv, "limbeck eval", about, "folders")
+    sections = [(EvalOptions, None), (JudgeOptions, None)]
+    options, judges = parse(sections, argv, "limbeck eval", about, "folders")
     if not options.folders:
         raise ValueError("a run folder is missing: limbeck eval runs/NAME [runs/OTHER ...]")
-    if options.texts is not None and options.clip is None:
-        raise ValueError("--texts needs --clip FOLDER")
     if options.out is not None:
         if options.prompts is None:
             raise ValueError("--out needs --prompts FILE: runs have their eval.json")
         check_new_file(options.out)
     if options.prompts is not None:
         check_distinct(options.folders)
-        return _evaluate_folders(options)
+        return _evaluate_folders(options, judges)
 
     from limbeck.sweeps.sweep_file import SWEEP_FILE, is_sweep_folder
     from limbeck.system.notices import notify
@@ -102,10 +83,10 @@ def main(argv: Sequence[str]) -> None:
     folders = [run for folder in given for run in _runs_of(folder, folder in sweeps)]
     check_distinct(folders)
     if _are_2d(folders):
-        _evaluate_2d(options, folders)
+        _evaluate_2d(options, judges, folders)
     else:
         _refuse_options_of_images(options)
-        _evaluate_3d(options, folders)
+        _evaluate_3d(options, judges, folders)
     for sweep in sweeps:
         notify(
             f"limbeck sweep {sweep / SWEEP_FILE} writes these metrics into {sweep / 'results.csv'} "
@@ -177,15 +158,6 @@ def _refuse_images_alone(folder: Path) -> None:
         )
 
 
-def _load_clip(model: str | None, device: str) -> CLIPSimilarity | None:
-    if model is None:
-        return None
-    from limbeck.metrics.clip import CLIPSimilarity
-    from limbeck.priors.loading import pick_device
-
-    return CLIPSimilarity(model, pick_device(device))
-
-
 def _load_inception(options: EvalOptions) -> InceptionFeatures | None:
     if options.inception is None:
         return None
@@ -195,91 +167,24 @@ def _load_inception(options: EvalOptions) -> InceptionFeatures | None:
     return InceptionFeatures(options.inception, pick_device(options.device))
 
 
-def _load_scores(options: EvalOptions) -> tuple[ImageScore, ...]:
-    from limbeck.metrics.image_scores.hps import HPS
-    from limbeck.metrics.image_scores.image_reward import ImageReward
-    from limbeck.metrics.image_scores.pick_score import PickScore
-    from limbeck.priors.loading import pick_device
-
-    given = (
-        (PickScore, options.pick_score),
-        (HPS, options.hps),
-        (ImageReward, options.image_reward),
-    )
-    models = [
-        kind(model, pick_device(options.device)) for kind, model in given if model is not None
-    ]
-    own = [_load_own_score(name) for name in options.score]
-    for number, score in enumerate(own):
-        if score.metric in {other.metric for other in own[:number]}:
-            raise ValueError(
-                f"two scores of --score are called {score.metric!r}: give one of the classes "
-                'another name with name = "..."'
-            )
-    return (*own, *models)
-
-
-def _load_own_score(name: str) -> ImageScore:
-    """A score of the user's own, from its file.
-
-    Raises:
-        ValueError: if there is none, or if it has the name of another metric.
-    """
-    from limbeck.config.discovery import OWN_FILE, find
-    from limbeck.metrics.image_scores.base import ImageScore, check_score_bounds
-    from limbeck.runs.report.image_metrics import IMAGE_METRICS
-    from limbeck.runs.report.tables import SCORES
-    from limbeck.sweeps.planned_runs import ExtraOptions
-    from limbeck.sweeps.results import OTHER_COLUMNS
-    from limbeck.training.experiment import Experiment
-
-    options = (*Experiment.__dataclass_fields__, *ExtraOptions.__dataclass_fields__)
-    taken = {*IMAGE_METRICS, *SCORES, *OTHER_COLUMNS, *options}
-    if not OWN_FILE.fullmatch(name):
-        raise ValueError(f"--score takes FILE.py or FILE.py:Class, not {name!r}")
-    score: ImageScore = find(ImageScore, name)()
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", score.metric) or score.metric in taken:
-        reason = "taken" if score.metric in taken else "not of lowercase letters, digits and _"
-        raise ValueError(
-            f"the score of {name} is called {score.metric!r}, which is {reason}: give the class "
-            'another name with name = "..."'
-        )
-    check_score_bounds(score)
-    return score
-
-
-def _judge_names(options: EvalOptions) -> dict[str, str]:
-    """What was given as each network: values of two models are not comparable."""
-    from limbeck.config.discovery import find
-    from limbeck.leaderboard.execution.cell_files import code_digest
-    from limbeck.metrics.image_scores.base import ImageScore
-
-    given = {
-        "clip": options.clip,
-        "pick_score": options.pick_score,
-        "hps": options.hps,
-        "image_reward": options.image_reward,
-        "inception": options.inception,
-        "dino": options.dino,
-    }
-    names = {name: str(model) for name, model in given.items() if model is not None}
-    # the digest tells versions of a file apart
-    own = {f"score {name}": code_digest(find(ImageScore, name))[:16] for name in options.score}
-    return names | own
-
-
-def _load_judges(options: EvalOptions) -> ImageJudges:
+def _load_judges(options: EvalOptions, judges: JudgeOptions) -> ImageJudges:
     from limbeck.evaluation.image_evaluation import ImageJudges
 
     return ImageJudges(
-        clip=_load_clip(options.clip, options.device),
-        clip_name=options.clip or "",
-        texts=_read_texts(options),
-        scores=_load_scores(options),
+        clip=judges.load_clip(options.device),
+        clip_name=judges.clip or "",
+        texts=judges.read_texts(),
+        scores=judges.load_scores(options.device),
         inception=_load_inception(options),
         dino=_load_dino(options.dino, options.device),
         lpips=_load_lpips(options.device) if options.lpips else None,
     )
+
+
+def _names(options: EvalOptions, judges: JudgeOptions) -> dict[str, str]:
+    """What was given as each network."""
+    given = {"inception": options.inception, "dino": options.dino}
+    return judges.names() | {name: str(file) for name, file in given.items() if file is not None}
 
 
 def _load_dino(model: str | None, device: str) -> DinoKeys | None:
@@ -304,16 +209,7 @@ def _edit_files(options: EvalOptions) -> EditFiles:
     return EditFiles(options.source_images, options.masks)
 
 
-def _read_texts(options: EvalOptions) -> tuple[str, ...]:
-    from limbeck.evaluation.image_sets import read_prompts
-
-    if options.texts is None:
-        return ()
-    texts = read_prompts(options.texts, "--texts")
-    return tuple(texts.values() if isinstance(texts, dict) else texts)
-
-
-def _evaluate_folders(options: EvalOptions) -> None:
+def _evaluate_folders(options: EvalOptions, judges: JudgeOptions) -> None:
     from limbeck.evaluation.image_evaluation import evaluate_folders
     from limbeck.system.files import write_text
 
@@ -322,30 +218,30 @@ def _evaluate_folders(options: EvalOptions) -> None:
         options.folders,
         options.prompts,
         options.reference,
-        _load_judges(options),
+        _load_judges(options, judges),
         _edit_files(options),
     )
     print(text)
-    report["judges"] = _judge_names(options)
+    report["judges"] = _names(options, judges)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
-def _evaluate_2d(options: EvalOptions, folders: Sequence[Path]) -> None:
+def _evaluate_2d(options: EvalOptions, judges: JudgeOptions, folders: Sequence[Path]) -> None:
     from limbeck.evaluation.image_evaluation import evaluate_runs, write_evaluations
 
-    judges = _load_judges(options)
+    networks = _load_judges(options, judges)
     text, reports = evaluate_runs(
-        folders, options.reference, judges, options.device, _edit_files(options)
+        folders, options.reference, networks, options.device, _edit_files(options)
     )
     for report in reports.values():
-        report["judges"] = _judge_names(options)
+        report["judges"] = _names(options, judges)
     write_evaluations(reports)
     print(text)
 
 
-def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
+def _evaluate_3d(options: EvalOptions, judges: JudgeOptions, folders: Sequence[Path]) -> None:
     from limbeck.config.yaml import options as options_of
     from limbeck.evaluation import judge
     from limbeck.evaluation.evaluation_files import notify_dropped, write_evaluation
@@ -356,12 +252,12 @@ def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
     from limbeck.world.pretrained import load_evaluator
 
     runs = [judge.open_finished_run(folder) for folder in folders]
-    judges = judge.RunJudges(
+    networks = judge.RunJudges(
         load_evaluator(),
-        _load_clip(options.clip, options.device),
-        _load_scores(options),
+        judges.load_clip(options.device),
+        judges.load_scores(options.device),
         prompts=tuple(prompt for run in runs for prompt in run.experiment.prompts),
-        texts=_read_texts(options),
+        texts=judges.read_texts(),
     )
     loaded, priors = {}, []  # runs of the same model share its prior
     for run in runs:
@@ -370,11 +266,11 @@ def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
         if key not in loaded:
             loaded[key] = load(run.experiment.model, options.device, run.experiment.precision)
         priors.append(loaded[key])
-        judge.check_evaluable(run, priors[-1], judges)
+        judge.check_evaluable(run, priors[-1], networks)
     evaluations, dropped = [], {}
     for run, prior in zip(runs, priors, strict=True):
-        evaluation = judge.evaluate_run(run, prior, judges)
-        evaluation.report["judges"] = _judge_names(options)
+        evaluation = judge.evaluate_run(run, prior, networks)
+        evaluation.report["judges"] = _names(options, judges)
         evaluations.append(evaluation)
         dropped[run.folder] = write_evaluation(run.folder, evaluation.report)
         print(f"{run.folder / 'eval.json'}: {summary_line(evaluation.report)}", flush=True)

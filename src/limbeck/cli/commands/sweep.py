@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from limbeck.cli.sweep_command_line import SweepOptions
+    from limbeck.evaluation.run_judge import RunJudge
     from limbeck.sweeps.engines.base import Engine
     from limbeck.sweeps.expansion import Sweep
     from limbeck.sweeps.planned_runs import PlannedRun
@@ -19,16 +20,19 @@ def main(argv: Sequence[str]) -> None:
     """Run ``limbeck sweep``: start or continue a sweep, and write its table and page."""
     from limbeck.cli.run_folder import resume_hint
     from limbeck.cli.sweep_command_line import read_command
+    from limbeck.cli.sweep_judge import check_score, load_judge
     from limbeck.sweeps.optuna_study import check_search
     from limbeck.sweeps.page import matrix_axes
     from limbeck.sweeps.planned_runs import plan_runs, with_found_names
     from limbeck.sweeps.sweep_checks import check_sweep
     from limbeck.sweeps.sweep_file import default_sweep_folder
 
-    sweep, options, file = read_command(argv)
+    command = read_command(argv)
+    sweep, options, file = command.sweep, command.options, command.file
     engine = make_engine(options)
     if sweep.search is not None:
         check_search(sweep)
+        check_score(sweep.search, command.judges)
     try:
         runs = plan_runs(sweep, "" if file is not None else "--")
     except ValueError as error:
@@ -52,9 +56,10 @@ def main(argv: Sequence[str]) -> None:
         print(f"limbeck: {count}; nothing was written", file=sys.stderr)
         return
     runs = check_sweep(runs, root, engine.device_here)
-    command = shlex.join(["limbeck", "sweep", *argv])
-    with resume_hint(command):
-        code = _run(sweep, runs, root, options, engine, command)
+    judge = load_judge(options, command.judges, sweep.search, runs)
+    words = shlex.join(["limbeck", "sweep", *argv])
+    with resume_hint(words):
+        code = _run(sweep, runs, root, options, engine, words, judge)
     if code:
         raise SystemExit(code)
 
@@ -66,6 +71,7 @@ def _run(
     options: SweepOptions,
     engine: Engine,
     command: str,
+    judge: RunJudge | None,
 ) -> int:
     """Run a sweep, write its table and page, and say what failed; return the exit code."""
     from rich.console import Console
@@ -93,7 +99,7 @@ def _run(
             recording = RecordingOptions(
                 options.image_every, options.checkpoint_every, films=options.films
             )
-            run_sweep(sweep, progress, engine, recording, command, show)
+            run_sweep(sweep, progress, engine, recording, command, show, judge)
     finally:
         progress.running.clear()
         if progress.runs:
