@@ -96,7 +96,8 @@ def distill(
             ``limbeck.load``. None: ``"world"``, or that of the preset.
         preset: recipe of a paper whose options are the defaults, such as ``"dreamfusion"``.
         method: distillation method, such as ``"vsd"``. A name has the options that suit the
-            embedded model if that is the model; an object those of the paper.
+            embedded model if that is the model, and guidance scale 1 on an exact prior; an object
+            has those of the paper.
         representation: what is optimized, such as ``"latents"`` or ``"nerf"``.
         steps: number of optimization steps.
         particles: particles per prompt.

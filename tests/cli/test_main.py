@@ -197,7 +197,7 @@ def test_a_run_is_resumed_and_another_one_refused(
     )
     capsys.readouterr()
     message = refused(capsys, "run", "red disc", *TOY, "--method.guidance", "3", "--out", out)
-    assert "method.guidance: 100.0 -> 3.0" in message
+    assert "method.guidance: 1.0 -> 3.0" in message
     assert (
         read_yaml(Experiment, tmp_path / "x" / "run.yaml") == written
         and (tmp_path / "x" / "final.png").read_bytes() == final
