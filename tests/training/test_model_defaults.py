@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from limbeck.distillation.weights import LambdaWeight, UniformWeight
 from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
+from limbeck.priors.loading import load
 from limbeck.representations.latents import Latents
 from limbeck.runs.edit_options import default_options
 from limbeck.training import model_defaults
@@ -68,9 +70,23 @@ def test_others_keep_the_options_of_the_papers(chosen) -> None:
     assert default_experiment(PROMPTS, chosen) == PLAIN
 
 
-@pytest.mark.parametrize("model", ["gaussians", "gaussians-flow", "dataset:some/folder"])
+PLANE = str(Path(__file__).parents[2] / "examples" / "plane_prior.py")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "gaussians",
+        {"name": "gaussians-flow"},
+        "dataset:some/folder",
+        f"{PLANE}:Plane",
+        PLANE,
+        load("gaussians"),
+    ],
+    ids=str,
+)
 def test_exact_priors_have_guidance_1(model) -> None:
-    e = default_experiment(PROMPTS, {"method": "vsd", "model": {"name": model}})
+    e = default_experiment(PROMPTS, {"method": "vsd", "model": model})
     assert e.method == VSD(guidance=1.0) != VSD()
     assert replace(e, method=PLAIN.method) == PLAIN
     for method in ("csd", "dds"):  # without a guidance scale, and an edit

@@ -56,11 +56,14 @@ def estimate_all(
         truth: true images for the distances; None: no distances.
     """
     estimates = {}
-    reference = None if truth is None else truth.for_images(measured.keys)
     for name, values in measured.values.items():
         floors = prompt_means(measured.floors.get(name, {})).values()
         floor = sum(floors) / len(floors) if floors else None
-        estimates[name] = estimate_mean(values, metric_bounds(name, measured.bounds), floor)
+        bounds = metric_bounds(name, measured.bounds)
+        estimates[name] = estimate_mean(values, bounds, floor, noun=measured.noun)
+    if not measured.has_features:
+        return estimates
+    reference = None if truth is None else truth.for_images(measured.keys)
     rows = compared_rows(len(measured.keys), reference)
     features, units = measured.features[rows], _units([measured.keys[row] for row in rows.tolist()])
     for metric in SET_METRICS:
@@ -85,6 +88,7 @@ def estimate_mean(
     bounds: Interval,
     floor: float | None = None,
     is_difference: bool = False,
+    noun: str = "image",
 ) -> ImageSetEstimate:
     """Mean over prompts of the means over their images, with its interval.
 
@@ -96,6 +100,7 @@ def estimate_mean(
         bounds: smallest and largest possible value of the metric.
         floor: the same of true images.
         is_difference: whether the values are differences of two values of the metric.
+        noun: what has the values.
     """
     units = _units(list(values))
     by_unit: dict[object, list[float]] = {}
@@ -109,7 +114,8 @@ def estimate_mean(
         interval: Interval | None = wilson_interval(value, len(own))
     else:
         interval = mean_interval(own, bounds, is_difference)
-    return ImageSetEstimate(value, interval, count=len(values), unit=_unit_text(units), floor=floor)
+    unit = _unit_text(units, noun)
+    return ImageSetEstimate(value, interval, count=len(values), unit=unit, floor=floor)
 
 
 def estimate_differences(
@@ -133,11 +139,13 @@ def estimate_differences(
             differences = {k: v for k, v in differences.items() if sizes[0][k] == sizes[1][k]}
         if differences:
             bounds = metric_bounds(name, a.bounds)
-            estimates[name] = estimate_mean(differences, bounds, is_difference=True)
+            estimates[name] = estimate_mean(differences, bounds, is_difference=True, noun=a.noun)
     row_of = {key: row for row, key in enumerate(b.keys)}
     pairs = [(row, row_of[key]) for row, key in enumerate(a.keys) if key in row_of]
     if not pairs:
         return {}
+    if not (a.has_features and b.has_features):
+        return estimates
     reference = None if truth is None else truth.for_images([a.keys[row] for row, _ in pairs])
     keep = compared_rows(len(pairs), reference).tolist()
     rows_a, rows_b = (torch.tensor([pairs[k][side] for k in keep]).long() for side in (0, 1))
@@ -199,12 +207,12 @@ def _units(keys: Sequence[Key]) -> list[object]:
     return seeds if len(set(seeds)) > 1 else list(keys)
 
 
-def _unit_text(units: Sequence[object]) -> str:
+def _unit_text(units: Sequence[object], noun: str = "image") -> str:
     count, first = len(set(units)), units[0]
     if not isinstance(first, tuple):
         return f"{count} {'pair' if is_pair(str(first)) else 'prompt'}s"
     unit, varied = first
-    noun = "pair" if is_pair(unit) else "prompt"
+    whole = "pair" if is_pair(unit) else "prompt"
     if count == 1:
-        return f"1 {noun}"
-    return f"{count} {'seeds' if isinstance(varied, int) else 'images'} of 1 {noun}"
+        return f"1 {whole}"
+    return f"{count} {'seed' if isinstance(varied, int) else noun}s of 1 {whole}"

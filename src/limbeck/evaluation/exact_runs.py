@@ -10,14 +10,50 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.evaluation.image_sets import Key
+from limbeck.evaluation.image_sets import Key, numbered_keys
+from limbeck.evaluation.judge import run_family
 from limbeck.evaluation.measured_images import MeasuredImages
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.metrics.mixture_modes import mode_shares
 from limbeck.metrics.true_law import ExactPrior, draw_from_law, law_metrics, log_p
 from limbeck.priors.exact import GaussianMixture
+from limbeck.priors.loading import is_exact, load
+from limbeck.runs.folder_state import refuse_unfinished
 from limbeck.training.experiment import Experiment
 from limbeck.training.warm_start import load_representation
+
+
+def find_law(experiment: Experiment, device: str) -> ExactPrior | None:
+    """The exact prior of a run; None if its model is none.
+
+    Args:
+        experiment: the experiment.
+        device: device of those that have a name.
+    """
+    model = experiment.model
+    prior = load(model, device) if is_exact(model) else model
+    return prior if isinstance(prior, ExactPrior) else None
+
+
+def has_no_images(folder: Path) -> bool:
+    """Whether the particles of a finished run are no images."""
+    return (folder / "particles.png").is_file()
+
+
+def list_particles(folder: Path, experiment: Experiment) -> MeasuredImages:
+    """The particles of a finished run that are no images, without metrics.
+
+    Args:
+        folder: run folder.
+        experiment: its experiment.
+
+    Raises:
+        ValueError: if the run is unfinished.
+    """
+    refuse_unfinished(folder, experiment)
+    keys = numbered_keys(experiment.prompts, experiment.particles, experiment.seed)
+    label, features = run_family(experiment), torch.zeros(len(keys), 0)
+    return MeasuredImages(label, keys, features, {}, noun="particle")
 
 
 @torch.no_grad()

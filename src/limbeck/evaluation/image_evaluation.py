@@ -12,7 +12,13 @@ from limbeck.diffusion.sampling import Sampling
 from limbeck.evaluation.edit_sets import EditFiles, folder_edits, is_edit, run_edits
 from limbeck.evaluation.estimates import estimate_all, estimate_differences
 from limbeck.evaluation.evaluation_files import notify_dropped, write_evaluation
-from limbeck.evaluation.exact_runs import add_law_metrics, named_modes
+from limbeck.evaluation.exact_runs import (
+    add_law_metrics,
+    find_law,
+    has_no_images,
+    list_particles,
+    named_modes,
+)
 from limbeck.evaluation.image_sets import (
     ImageSet,
     is_sample_folder,
@@ -49,8 +55,6 @@ from limbeck.metrics.inception import InceptionFeatures
 from limbeck.metrics.r_precision import compared_columns
 from limbeck.metrics.structure_distance import DinoKeys
 from limbeck.metrics.true_law import ExactPrior
-from limbeck.priors.exact import DataSet, GaussianMixture
-from limbeck.priors.loading import is_exact, load
 from limbeck.runs.reopen import read_experiment
 from limbeck.runs.report.pages import write_report
 from limbeck.training.experiment import Experiment
@@ -143,7 +147,7 @@ def report_sets(
     lines: list[str] = []
     sets = []
     for images, own in zip(measured, estimates, strict=True):
-        counts = f"{_count(len(images.keys), 'image')}, {_count(len(images.prompts), 'prompt')}"
+        counts = f"{_count(len(images.keys), images.noun)}, {_count(len(images.prompts), 'prompt')}"
         lines += [f"{images.label}: {counts}", "", *estimate_table(own), ""]
         sets.append({"label": images.label, "metrics": to_json(own)})
     differences = []
@@ -156,8 +160,10 @@ def report_sets(
         lines += [f"{title}, paired by prompt and seed:", "", *difference_table(own), ""]
         entry = {"label": images.label, "minus": measured[0].label, "metrics": to_json(own)}
         differences.append(entry)
-    name = judges.network(load_evaluator()).name
-    lines += notes(estimates, max(len(images.keys) for images in measured), name)
+    with_features = [len(images.keys) for images in measured if images.has_features]
+    name = judges.network(load_evaluator()).name if with_features else None
+    if name is not None:
+        lines += notes(estimates, max(with_features), name)
     if truth is not None and not any("kid" in own for own in estimates):
         lines.append("no distances: they need at least 4 images, and 8 reference images")
     if any("clip_r_precision" in own for own in estimates):
@@ -245,23 +251,22 @@ def evaluate_runs(
     runs = {
         folder: None if is_sample_folder(folder) else read_experiment(folder) for folder in folders
     }
-    sets = [_images_of(folder, experiment, edits) for folder, experiment in runs.items()]
-    _check_edit_options(sets, judges, edits)
+    laws = {f: None if e is None else find_law(e, device) for f, e in runs.items()}
+    measured_sets = _measure_runs(runs, laws, judges, edits, reference is not None)
     truth = open_reference(reference, judges.network(load_evaluator()))
     families: dict[str, list[MeasuredImages]] = {}
     made_by: dict[str, Experiment | Sampling] = {}
     reports = {}
-    measured_sets = measure_sets(sets, judges)
     for (folder, experiment), measured in zip(runs.items(), measured_sets, strict=True):
         own: dict[str, Any] = {"reference": None if reference is None else str(reference)}
         if experiment is not None:
             own |= {"step": experiment.steps}
         if judges.clip is not None:
             own["texts"] = _num_texts(measured_sets, judges)
-        if experiment is not None and is_exact(experiment.model):
-            prior = _exact_prior(experiment, device)
-            measured, shares = add_law_metrics(measured, folder, experiment, prior)
-            own |= {"mode_shares": named_modes(prior, shares)} if shares else {}
+        law = laws[folder]
+        if experiment is not None and law is not None:
+            measured, shares = add_law_metrics(measured, folder, experiment, law)
+            own |= {"mode_shares": named_modes(law, shares)} if shares else {}
         families.setdefault(measured.label, []).append(measured)
         made_by[measured.label] = _without_prompts(folder, experiment)
         _, report = report_sets([measured], judges, truth)
@@ -273,6 +278,43 @@ def evaluate_runs(
     named = [replace(images, label=names[images.label]) for images in merged]
     text, _ = report_sets(named, judges, truth)
     return text, reports
+
+
+def _measure_runs(
+    runs: Mapping[Path, Experiment | None],
+    laws: Mapping[Path, ExactPrior | None],
+    judges: ImageJudges,
+    edits: EditFiles,
+    has_reference: bool,
+) -> list[MeasuredImages]:
+    """Measure runs in their order; particles that are no images have no metrics but of the law.
+
+    Args:
+        runs: experiment by folder; None for samples.
+        laws: exact prior by folder; None if the model is none.
+        judges: the networks.
+        edits: source images and masks to use instead of those of runs that edit.
+        has_reference: whether the images are compared with others.
+
+    Raises:
+        ValueError: if images are asked for where there are none.
+    """
+    points = [folder for folder in runs if has_no_images(folder) and laws[folder] is not None]
+    if points and (has_reference or judges != ImageJudges(texts=judges.texts)):
+        raise ValueError(
+            f"{points[0]} has no images to judge, since x0 of its model is no image: leave out the "
+            "reference, networks and scores of images, which leaves its metrics of the law"
+        )
+    images = {
+        folder: _images_of(folder, e, edits) for folder, e in runs.items() if folder not in points
+    }
+    _check_edit_options(list(images.values()), judges, edits)
+    found = dict(zip(images, measure_sets(list(images.values()), judges), strict=True))
+    for folder in points:
+        experiment = runs[folder]
+        assert experiment is not None  # samples have images
+        found[folder] = list_particles(folder, experiment)
+    return [found[folder] for folder in runs]
 
 
 def _without_prompts(folder: Path, experiment: Experiment | None) -> Experiment | Sampling:
@@ -306,12 +348,6 @@ def _check_edit_options(sets: Sequence[ImageSet], judges: ImageJudges, edits: Ed
         raise ValueError(
             "--lpips compares what lies outside masks, and there are none: give --masks"
         )
-
-
-def _exact_prior(experiment: Experiment, device: str) -> ExactPrior:
-    prior = load(experiment.model, device)
-    assert isinstance(prior, GaussianMixture | DataSet)
-    return prior
 
 
 def write_evaluations(reports: Mapping[Path, Mapping[str, Any]]) -> None:

@@ -311,8 +311,8 @@ def _final_images(
     missing = [path for path in paths if not path.is_file()]
     if (folder / "particles.png").is_file():
         raise ValueError(
-            f"{folder} has no images to judge, since x0 of its model is no image: limbeck bench "
-            "--model MODEL compares its particles with the law of an exact prior"
+            f"{folder} has no images to judge, since x0 of its model is no image, and the law of "
+            "the model is not known: it is no GaussianMixture and no DataSet"
         )
     if len(missing) == len(paths):
         raise ValueError(

@@ -54,11 +54,12 @@ class MeasuredImages:
     Attributes:
         label: what made them.
         keys: prompt and seed of each image.
-        features: features of each image.
+        features: features of each image; of no columns for particles that are no images.
         values: metrics by name, then by prompt and seed. Those of a whole prompt, such as
             diversity, have the seed of the run and index 0.
         floors: what the true law has in a metric at the same sample size, by name, then as above.
         bounds: smallest and largest possible value of scores of one's own, by name.
+        noun: what each of them is called.
     """
 
     label: str
@@ -67,6 +68,12 @@ class MeasuredImages:
     values: dict[str, dict[Key, float]]
     floors: dict[str, dict[Key, float]] = field(default_factory=dict)
     bounds: Bounds = field(default_factory=dict)
+    noun: str = "image"
+
+    @property
+    def has_features(self) -> bool:
+        """Whether metrics of the whole set can be computed, which are of features."""
+        return self.features.shape[1] > 0
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -250,4 +257,4 @@ def merge_measured(sets: Sequence[MeasuredImages]) -> MeasuredImages:
             for name, column in own.items():
                 joined[name] = column | joined.get(name, {})
     features = torch.stack(list(keys.values()))
-    return MeasuredImages(sets[0].label, tuple(keys), features, values, floors, sets[0].bounds)
+    return replace(sets[0], keys=tuple(keys), features=features, values=values, floors=floors)

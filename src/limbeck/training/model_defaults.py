@@ -14,10 +14,11 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, TypeGuard
 
-from limbeck.config.discovery import choices
+from limbeck.config.discovery import OWN_FILE, choices, find
 from limbeck.config.yaml import build
 from limbeck.diffusion.model_options import Model
 from limbeck.methods.base import EditMethod, Method
+from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.priors.loading import EMBEDDED_MODELS, is_exact
 from limbeck.representations.base import RepresentationConfig
 from limbeck.training.experiment import Experiment
@@ -48,11 +49,12 @@ def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Exp
 
     """
     names = {part: _name(chosen.get(part), default) for part, default in _LEFT_OUT.items()}
+    has_law = _has_law(chosen.get("model"), names["model"])
     tuned = {_squash(name): name for name in embedded_defaults()}
     name = tuned.get(_squash(names["method"]))
     is_embedded = names["model"] in EMBEDDED_MODELS
     if not is_embedded or name is None:
-        recipe = _recipe(names)
+        recipe = _recipe(names, has_law)
         return build(Experiment, {"prompts": list(prompts), **recipe})
     options = dict(embedded_defaults()[name])
     options["method"] = {"name": name, **options.get("method", {})}
@@ -61,7 +63,7 @@ def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Exp
     return build(Experiment, {"prompts": list(prompts)} | options)
 
 
-def _recipe(names: Mapping[str, str]) -> Mapping[str, Any]:
+def _recipe(names: Mapping[str, str], has_law: bool) -> Mapping[str, Any]:
     """Options that belong to a method by its paper, with the method itself; often none.
 
     On the embedded model a method that edits images has its own options as in ``limbeck edit``, and
@@ -85,9 +87,16 @@ def _recipe(names: Mapping[str, str]) -> Mapping[str, Any]:
         edit = {"method": {}, **found.edit_recipe("small")}
         recipe |= {setting: edit[setting] for setting in settings if setting in edit}
         recipe["method"] = {"name": method, **edit["method"]}
-    if is_exact(names["model"]) and _is_guided(found):
+    if has_law and _is_guided(found):
         recipe["method"] = {"name": method, "guidance": 1.0, **recipe.get("method", {})}
     return {"method": method, **recipe} if recipe else {}
+
+
+def _has_law(chosen: Any, name: str) -> bool:
+    """Whether a model is an exact prior: one of Limbeck, of a file, or an object."""
+    if OWN_FILE.fullmatch(name):
+        return issubclass(find(Model.custom_base, name), GaussianMixture | DataSet)
+    return is_exact(name) or isinstance(chosen, GaussianMixture | DataSet)
 
 
 def _edits_images(method: type[Method]) -> TypeGuard[type[EditMethod]]:
