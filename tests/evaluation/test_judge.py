@@ -10,10 +10,12 @@ from ball_representation import Ball, Object
 from tiny_clip import write_clip
 from tiny_image_reward import write_image_reward
 
+from limbeck.cli.judge_options import JudgeOptions
 from limbeck.cli.main import main
 from limbeck.config import yaml as config
 from limbeck.evaluation.judge import RunJudges, evaluate_run, open_finished_run, run_family
 from limbeck.evaluation.prompt_metrics import evaluate_prompt
+from limbeck.evaluation.run_judge import RunJudge
 from limbeck.evaluation.tables import summary_line
 from limbeck.metrics.heldout_views import held_out_cameras, render_held_out
 from limbeck.metrics.image_scores.base import ImageScore
@@ -237,3 +239,26 @@ def test_a_score_of_ones_own_judges_a_run_at_30_degrees(tmp_path, capsys):
     expected = views[:16].mean(1).flatten(1).std(1, correction=0).mean().item()
     assert row["contrast"] == pytest.approx(expected, rel=1e-5)
     assert ">contrast<" in (run / "report.html").read_text()
+
+
+def test_the_judge_of_a_sweep_writes_what_the_command_does(tmp_path, capsys):
+    run, texts = write_foreign_run(tmp_path / "run"), tmp_path / "texts.txt"
+    texts.write_text("a red car\na cone\n")
+    own = str(Path(__file__).parents[2] / "examples" / "own_score.py")
+    options = JudgeOptions(clip=str(write_clip(tmp_path / "clip")), texts=texts, score=(own,))
+    judge = RunJudge(
+        texts=options.read_texts(),
+        clip=options.load_clip("cpu"),
+        scores=options.load_scores("cpu"),
+        names=options.names(),
+        device="cpu",
+    )
+    judge(run)
+    path = run / "eval.json"
+    report, written = json.loads(path.read_text()), path.stat().st_mtime_ns
+    judge(run)
+    assert path.stat().st_mtime_ns == written  # not judged again
+    assert {"contrast", "clip"} <= {*report["mean"]}
+    argv = ["eval", str(run), "--clip", str(options.clip), "--texts", str(texts), "--score", own]
+    assert main([*argv, "--device", "cpu"]) == 0
+    assert json.loads(path.read_text()) == report
