@@ -80,7 +80,7 @@ def edit(options: EditOptions, pairs: EditPairs, seeds: int, prior: Prior) -> tu
 
 
 def number(name: str, value: float) -> str:
-    return {"both": f"{100 * value:.0f} %", "distance": f"{value:.3f}"}.get(name, f"{value:.1f}")
+    return {"both": f"{100 * value:z.0f} %", "distance": f"{value:z.3f}"}.get(name, f"{value:z.1f}")
 
 
 def table_row(
