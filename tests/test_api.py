@@ -95,7 +95,7 @@ def test_components_are_objects_or_names():
     objects = lb.distill(
         "a red disc",
         "gaussians",
-        method=lb.methods.VSD(critic=lb.critics.ExactCritic()),
+        method=lb.methods.VSD(guidance=1.0, critic=lb.critics.ExactCritic()),
         timesteps=lb.timesteps.TwoStageTimesteps(),
         weight=lb.weights.UniformWeight(),
         steps=3,
