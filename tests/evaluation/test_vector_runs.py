@@ -48,6 +48,8 @@ def test_two_runs_are_compared_and_a_sweep_has_the_metrics(tmp_path, capsys):
     argv = ["sweep", "all", *TOY, "--method", "sds", "vsd", "--seed", "0", "1"]
     assert main([*argv, "--workers", "1", "--eval", "--out", str(out)]) == 0
     assert all(float(row["energy_distance"]) > 0 for row in table_of(out))
+    page = (out / "report.html").read_text()
+    assert page.count("<img") == 4 and "Particles of each run, beside draws" in page
     capsys.readouterr()
     assert main(["eval", str(out)]) == 0
     text = capsys.readouterr().out

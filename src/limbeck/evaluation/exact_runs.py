@@ -19,6 +19,7 @@ from limbeck.metrics.true_law import ExactPrior, draw_from_law, law_metrics, log
 from limbeck.priors.exact import GaussianMixture
 from limbeck.priors.loading import is_exact, load
 from limbeck.runs.folder_state import refuse_unfinished
+from limbeck.runs.images import SCATTER_FILE
 from limbeck.training.experiment import Experiment
 from limbeck.training.warm_start import load_representation
 
@@ -37,7 +38,7 @@ def find_law(experiment: Experiment, device: str) -> ExactPrior | None:
 
 def has_no_images(folder: Path) -> bool:
     """Whether the particles of a finished run are no images."""
-    return (folder / "particles.png").is_file()
+    return (folder / SCATTER_FILE).is_file()
 
 
 def list_particles(folder: Path, experiment: Experiment) -> MeasuredImages:

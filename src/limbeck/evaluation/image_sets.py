@@ -15,7 +15,7 @@ from limbeck.config.yaml import read_yaml
 from limbeck.diffusion.sampling import Sampling
 from limbeck.evaluation.judge import run_family
 from limbeck.runs.folder_state import refuse_unfinished
-from limbeck.runs.images import particle_stems
+from limbeck.runs.images import SCATTER_FILE, particle_stems
 from limbeck.system.files import one_line, read_text
 from limbeck.system.image_files import IMAGE_SUFFIXES
 from limbeck.training.experiment import Experiment
@@ -309,7 +309,7 @@ def _final_images(
     stems = particle_stems(len(prompts) * per_prompt, per_prompt)
     paths = tuple(folder / "final" / f"{stem}.png" for stem in stems)
     missing = [path for path in paths if not path.is_file()]
-    if (folder / "particles.png").is_file():
+    if (folder / SCATTER_FILE).is_file():
         raise ValueError(
             f"{folder} has no images to judge, since x0 of its model is no image, and the law of "
             "the model is not known: it is no GaussianMixture and no DataSet"

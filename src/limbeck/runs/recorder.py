@@ -23,6 +23,7 @@ from limbeck.runs.error_file import ERROR_FILE, write_error
 from limbeck.runs.failure_file import non_finite_step, write_failure
 from limbeck.runs.final_products import FinalProducts
 from limbeck.runs.folder_state import finished_message, is_finished, refuse_other_experiment
+from limbeck.runs.images import SCATTER_FILE
 from limbeck.runs.loggers import GuardedLogWriter, Logger, open_log
 from limbeck.runs.measured_steps import MeasuredSteps
 from limbeck.runs.metrics_log import MetricsLog
@@ -386,7 +387,7 @@ class Recorder:
                 films = self.options.films
                 write_results(self.run, folder, self.images, products, self._print, films)
         else:
-            products.write("particles.png", partial(save_scatter, self.run, folder))
+            products.write(SCATTER_FILE, partial(save_scatter, self.run, folder))
         if self.log_writer is not None:
             self.log_writer.close()
             if self.log_writer.error is not None:

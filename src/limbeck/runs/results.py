@@ -80,7 +80,7 @@ def save_scatter(run: Run, folder: Path) -> None:
         rng, count = torch.Generator().manual_seed(e.seed), max(e.particles, _LEAST_DRAWS)
         draws = [draw_from_law(prior, prompt, count, rng) for prompt in points]
         points = {"draws from the law": torch.cat(draws), **points}
-    images.save_png(draw_scatter(points, dpi=180), folder / "particles.png")
+    images.save_png(draw_scatter(points, dpi=180), folder / images.SCATTER_FILE)
 
 
 def _save_images(run: Run, folder: Path, final_images: Float[Tensor, "n 3 h w"]) -> None:

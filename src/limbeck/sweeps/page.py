@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from limbeck.config.discovery import unknown_name
 from limbeck.metrics.estimate import Estimate
+from limbeck.runs.images import SCATTER_FILE
 from limbeck.runs.report.page_images import PageImage, embed_image
 from limbeck.runs.report.pages import write_page
 from limbeck.runs.report.tables import (
@@ -96,6 +97,7 @@ class SweepPage:
         failed = [r for r in results if r.state not in ("finished", *UNFINISHED)]
         filters = _filters(results, names)
         prompts = max(len(next(iter(r.run.stages.values())).prompts) for r in results)
+        has_scatters = any((result.folder / SCATTER_FILE).is_file() for result in results)
         content: dict[str, Any] = {
             "title": _title(results, self.root),
             "facts": _facts(results, failed),
@@ -106,7 +108,8 @@ class SweepPage:
             "column_name": names.get(column_key, ""),
             "column_values": option_values(results, column_key) if column_key else [""],
             "prompts": prompts,
-            "images_per_run": min(prompts, _MAX_PROMPTS),
+            "images_per_run": 1 if has_scatters else min(prompts, _MAX_PROMPTS),
+            "has_scatters": has_scatters,
             "is_large": len(results) >= _MANY_RUNS,
             "matrix": self._matrix(results, row_key, column_key, filters),
             "options": {key: names[key] for key in setting_options(results)},
@@ -260,6 +263,8 @@ def _embed_finals(folder: Path, width: int) -> list[PageImage]:
     for path in sorted(files, key=lambda path: (path.stem[:5], "-front" not in path.stem)):
         first.setdefault(path.stem.partition("-")[0], path)
     shown = list(first.values())[:_MAX_PROMPTS]
+    if not shown and (folder / SCATTER_FILE).is_file():
+        return [embed_image(folder / SCATTER_FILE, 2 * width, False)]
     return [embed_image(p, width, image_file_size(p)[0] <= _PIXELATED_WIDTH) for p in shown]
 
 

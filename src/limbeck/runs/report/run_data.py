@@ -19,6 +19,7 @@ from limbeck.runs.error_file import read_error
 from limbeck.runs.final_products import read_failures
 from limbeck.runs.images import (
     COLORBAR_WIDTH,
+    SCATTER_FILE,
     VIEW_NAMES,
     columns_of_prompts,
     recorded_images,
@@ -271,7 +272,7 @@ class RunData:
 
     def scatter(self) -> PageImage | None:
         """Particles of a model without images, as points; None for images or an unfinished run."""
-        path = self.path / "particles.png"
+        path = self.path / SCATTER_FILE
         if self.unfinished or not path.exists():
             return None
         return embed_image(path, 1160, False, "the particles as points")
