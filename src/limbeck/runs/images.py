@@ -22,7 +22,7 @@ COLORBAR_WIDTH = 64  #: width of the color bar at the right of a heat map, in pi
 VIEW_NAMES = ("front", "right side", "back", "left side")
 """Fixed views of a 3D particle in images and contact sheets, in this order; left and right as
 seen from the front."""
-SCATTER_FILE = "particles.png"  #: in a run folder in place of images: particles as points
+SCATTER_FILE = "particles.png"  #: particles as points, in a run folder without images
 WEBP_MAX_SIDE = 16383  #: largest width and height of a WebP image
 _MAX_ANIMATION_PIXELS = 1 << 28  #: of all frames together, which are in memory at once
 _RECORDED = re.compile(r"step-(\d+)(?:-([a-z0-9]+))?\.png")  #: step and kind
